@@ -1,0 +1,59 @@
+# The targets are also the steps of .ci/run. `make` alone lists them.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export CGO_ENABLED := 0
+
+prefix  ?= /usr/local
+version ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
+ldflags := -s -w -X main.version=$(version)
+tools   := go tool -modfile=.ci/tools.mod
+
+.PHONY: deps
+deps: ## Install what building and testing needs (Debian packages, CRIU >= 4.2); root; quick when done
+	@bash .ci/deps
+
+.PHONY: build
+build: ## Build bin/zap, static
+	go build -buildvcs=false -trimpath -ldflags '$(ldflags)' -o bin/zap ./cmd/zap
+
+.PHONY: test
+test: deps build ## Run every test: the packages' (unit and root), then end to end
+	@bash .ci/test packages e2e
+
+.PHONY: test-packages test-e2e
+test-packages: ## Run the packages' tests; those that need root skip without it
+	@bash .ci/test packages
+test-e2e: build ## Run the tests between two hosts made of network namespaces
+	@bash .ci/test e2e
+
+.PHONY: lint
+lint: ## Check form and common mistakes: gofumpt, go vet, staticcheck
+	@out=$$($(tools) gofumpt -l -extra .); [ -z "$$out" ] || { echo "gofumpt: $$out" >&2; exit 1; }
+	go vet ./...
+	$(tools) staticcheck ./...
+
+.PHONY: fmt
+fmt: ## Format the Go files
+	$(tools) gofumpt -l -w -extra .
+
+.PHONY: bench
+bench: deps build ## Compare with runc and crun in one interleaved run, print the table
+	ZAP=$(CURDIR)/bin/zap bash e2e/bench.sh
+
+.PHONY: demo
+demo: deps build ## Move a redis under load between two hosts made of network namespaces, print what happened
+	ZAP=$(CURDIR)/bin/zap bash e2e/demo.sh
+
+.PHONY: install
+install: build ## Install bin/zap into $(prefix)/bin (DESTDIR is honoured)
+	install -D -m 755 bin/zap $(DESTDIR)$(prefix)/bin/zap
+
+.PHONY: clean
+clean: ## Remove what build made
+	rm -rf bin
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{ printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
