@@ -1,0 +1,129 @@
+package pod
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/zap-migrate/zap/network"
+	"github.com/zap-migrate/zap/runtime"
+)
+
+// Record is what zap knows of a pod beyond its container: it is stored as the
+// Pod part of the container's state and travels with the pod.
+type Record struct {
+	// UID tells two pods of one name apart; it is made at `zap pod run` and kept by moves.
+	UID string `json:"uid"`
+	// Network is the pod's network identity; nil for a pod with loopback only.
+	Network *network.Config `json:"network,omitempty"`
+	// Volumes are the host paths that the pod uses and that do not travel.
+	Volumes []Volume `json:"volumes,omitempty"`
+	// Layers are the digests of the lower layers, the uppermost first, as far as they are known.
+	Layers []Layer `json:"layers,omitempty"`
+	// TTY says that the pod's standard streams are a terminal.
+	TTY bool `json:"tty,omitempty"`
+	// Supervisor is the process that owns the pod on this host.
+	Supervisor Process `json:"supervisor"`
+	// Exit is set when the pod's program has ended.
+	Exit *Exit `json:"exit,omitempty"`
+	// Moves counts how often the pod has moved, and From is the host it came from.
+	Moves int    `json:"moves,omitempty"`
+	From  string `json:"from,omitempty"`
+	// Streams is what the standard streams were when the pod was created, in
+	// the form in which CRIU names them (pipe:[INODE]).
+	Streams [3]string `json:"streams"`
+}
+
+// Volume is a bind mount of a host's file or directory.
+type Volume struct {
+	Source   string `json:"source"`
+	Target   string `json:"target"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Layer is a read-only lower layer.
+type Layer struct {
+	Path        string `json:"path"`
+	Digest      string `json:"digest,omitempty"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+}
+
+// Process names a process beyond the reuse of its pid.
+type Process struct {
+	Pid       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"`
+}
+
+// Exit is how a pod's program ended: as a shell counts, 128 plus the signal's
+// number for one that was killed.
+type Exit struct {
+	Code int       `json:"code"`
+	At   time.Time `json:"at"`
+}
+
+// Status words of a pod beside the container's own.
+const (
+	StatusRunning  = "running"
+	StatusStopped  = "stopped"
+	StatusMoving   = "moving"
+	StatusArriving = "arriving"
+)
+
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+
+// CheckName says whether name can name a pod: letters, digits, dot, dash and
+// underscore, at most 63 characters.
+func CheckName(name string) error {
+	if !namePattern.MatchString(name) {
+		return fmt.Errorf("pod name %q: use letters, digits, '.', '-' and '_', at most 63, the first a letter or digit", name)
+	}
+	return nil
+}
+
+// Pod is a pod of this host.
+type Pod struct {
+	*runtime.Container
+	Record Record
+}
+
+// ErrNotPod says that a container was made with the OCI verbs and has no pod record.
+var ErrNotPod = errors.New("not a pod")
+
+// Load reads the pod called name. A container made by the OCI verbs loads too,
+// with an empty Record: it is a pod of one.
+func Load(rt *runtime.Runtime, name string) (*Pod, error) {
+	c, err := rt.Load(name)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pod{Container: c}
+	if raw := c.State().Pod; len(raw) > 0 {
+		if err := json.Unmarshal(raw, &p.Record); err != nil {
+			return nil, fmt.Errorf("read pod record of %s: %w", name, err)
+		}
+	}
+	return p, nil
+}
+
+// Supervised says whether the pod was made by `zap pod run` (or arrived by a
+// move) and so has a supervisor of its own.
+func (p *Pod) Supervised() bool { return p.Record.UID != "" }
+
+// SaveRecord writes the record into the container's state.
+func (p *Pod) SaveRecord() error {
+	raw, err := json.Marshal(&p.Record)
+	if err != nil {
+		return fmt.Errorf("encode pod record of %s: %w", p.ID(), err)
+	}
+	return p.SavePod(raw)
+}
+
+// The files of a pod's directory.
+func upperDir(dir string) string { return filepath.Join(dir, "upper") }
+func workDir(dir string) string  { return filepath.Join(dir, "work") }
+
+// LogPath is the pod's log within its directory.
+func LogPath(dir string) string { return filepath.Join(dir, "log") }

@@ -1,0 +1,368 @@
+package pod
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/network"
+	"github.com/zap-migrate/zap/runtime"
+	"github.com/zap-migrate/zap/spec"
+)
+
+// Job is what a supervisor is started with: a pod to run.
+type Job struct {
+	ID     string       `json:"id"`
+	Bundle *spec.Bundle `json:"bundle"`
+	Record Record       `json:"record"`
+	Stdin  bool         `json:"stdin,omitempty"` // keep the pod's standard input open for an attach
+}
+
+// Supervisor owns one pod: it is the parent of the pod's first process, holds
+// its network namespace and standard streams, answers on its control socket and
+// keeps its exit status. It ends with the pod.
+type Supervisor struct {
+	rt     *runtime.Runtime
+	log    *slog.Logger
+	id     string
+	dir    string
+	net    *network.Network
+	stream *streams
+
+	mu     sync.Mutex
+	record Record
+	pod    *runtime.Container
+	pid    int
+	moved  string // the peer that has the pod now
+
+	arrival *arrival      // on the target of a move, until the pod runs
+	ended   chan struct{} // closed when the program has ended
+	code    int
+}
+
+// Supervise runs the pod of job until its program ends. It calls ready once:
+// with nil when the pod runs, or with the reason why it does not.
+func Supervise(ctx context.Context, rt *runtime.Runtime, job *Job, log *slog.Logger, ready func(error)) error {
+	s := &Supervisor{rt: rt, log: log, id: job.ID, record: job.Record, ended: make(chan struct{})}
+	listener, err := s.boot(ctx, job)
+	if err != nil {
+		s.release(ctx)
+		ready(err)
+		return err
+	}
+	ready(nil)
+	go s.serve(listener)
+	s.watch(ctx)
+	listener.Close()
+	return nil
+}
+
+// boot creates and starts the pod.
+func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, err error) {
+	s.dir = rootDir(s.rt, job.ID)
+	for _, dir := range []string{s.dir, job.Bundle.Overlay.Upper, job.Bundle.Overlay.Work} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make pod directory: %w", err)
+		}
+	}
+	if err := os.Chmod(job.Bundle.Overlay.Upper, 0o755); err != nil { // it shows as the pod's root directory
+		return nil, fmt.Errorf("make pod directory: %w", err)
+	}
+	if err := s.openStreams(job.Record.TTY, job.Stdin); err != nil {
+		return nil, err
+	}
+	if err := s.openNetwork(ctx, job.Record.Network); err != nil {
+		return nil, err
+	}
+	s.joinNetwork(job.Bundle.Spec)
+	s.record.Supervisor = self()
+	s.record.Streams = s.stream.names()
+	extra, err := json.Marshal(&s.record)
+	if err != nil {
+		return nil, fmt.Errorf("encode pod record: %w", err)
+	}
+	options := runtime.CreateOptions{Extra: extra}
+	if job.Record.TTY {
+		options.Console = s.stream.setMaster
+	} else {
+		options.Stdin, options.Stdout, options.Stderr = s.stream.child[0], s.stream.child[1], s.stream.child[2]
+	}
+	if s.pod, err = s.rt.Create(ctx, job.ID, job.Bundle, options); err != nil {
+		return nil, err
+	}
+	listener, err := listenControl(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	s.pid = s.pod.State().Pid
+	if err := s.pod.Start(ctx); err != nil {
+		listener.Close()
+		return nil, err
+	}
+	s.stream.start()
+	return listener, nil
+}
+
+func (s *Supervisor) openStreams(tty, stdin bool) error {
+	log, err := openLog(LogPath(s.dir))
+	if err != nil {
+		return err
+	}
+	if tty {
+		s.stream = newTerminal(log)
+		return nil
+	}
+	s.stream, err = newPipes(log, stdin)
+	return err
+}
+
+// openNetwork makes the pod's network namespace and brings its link up.
+func (s *Supervisor) openNetwork(ctx context.Context, cfg *network.Config) (err error) {
+	if s.net, err = network.New(); err != nil {
+		return err
+	}
+	if cfg == nil {
+		return nil
+	}
+	return s.net.Up(ctx, *cfg)
+}
+
+// joinNetwork makes the pod join the supervisor's network namespace: the
+// descriptor is the namespace's only name, so that nothing of it stays on the
+// host when the processes are gone.
+func (s *Supervisor) joinNetwork(sp *specs.Spec) {
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.net.File().Fd())
+	for i, ns := range sp.Linux.Namespaces {
+		if ns.Type == specs.NetworkNamespace {
+			sp.Linux.Namespaces[i].Path = path
+			return
+		}
+	}
+	sp.Linux.Namespaces = append(sp.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path})
+}
+
+// watch waits for the program's end and puts everything away.
+func (s *Supervisor) watch(ctx context.Context) {
+	s.code = reap(s.pid)
+	s.stream.waitOutput()
+	s.mu.Lock()
+	moved := s.moved
+	s.mu.Unlock()
+	if moved != "" {
+		s.stream.end(FrameMoved, []byte(moved))
+	} else {
+		s.recordExit()
+		s.stream.end(FrameExit, []byte{byte(s.code >> 24), byte(s.code >> 16), byte(s.code >> 8), byte(s.code)})
+	}
+	close(s.ended)
+	s.release(ctx)
+	time.Sleep(20 * time.Millisecond) // answers of `wait` go out
+}
+
+// reap waits for the child pid and returns its exit code as a shell counts.
+func reap(pid int) int {
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return 255
+		case status.Signaled():
+			return 128 + int(status.Signal())
+		default:
+			return status.ExitStatus()
+		}
+	}
+}
+
+// recordExit stores the exit status: the pod is stopped and stays listed.
+func (s *Supervisor) recordExit() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, err := Load(s.rt, s.id)
+	if err != nil {
+		s.log.Error("record exit", "pod", s.id, "error", err.Error())
+		return
+	}
+	p.Record.Exit = &Exit{Code: s.code, At: time.Now().UTC()}
+	if err := p.SaveRecord(); err != nil {
+		s.log.Error("record exit", "pod", s.id, "error", err.Error())
+	}
+}
+
+// release gives back what the host lent to the pod: its link, its network
+// namespace, its cgroup.
+func (s *Supervisor) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if s.pod != nil {
+		if cg, err := s.pod.Cgroup(); err == nil {
+			_ = cg.Kill(ctx)
+			_ = cg.Delete(ctx)
+		}
+	}
+	if s.net != nil {
+		if s.record.Network != nil {
+			_ = s.net.Remove(ctx)
+		}
+		_ = s.net.Close()
+	}
+	if s.stream != nil {
+		s.stream.close()
+		_ = s.stream.log.close()
+	}
+}
+
+// serve answers requests on the control socket until the listener closes.
+func (s *Supervisor) serve(listener *net.UnixListener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go s.handle(conn)
+	}
+}
+
+func (s *Supervisor) handle(conn net.Conn) {
+	reader := bufio.NewReader(conn)
+	line, err := readLine(reader)
+	if err != nil {
+		conn.Close()
+		return
+	}
+	var r Request
+	if err := json.Unmarshal(line, &r); err != nil {
+		answer(conn, &Answer{Error: fmt.Sprintf("read request: %v", err)})
+		conn.Close()
+		return
+	}
+	if r.Op == OpAttach {
+		s.handleAttach(conn, reader, r)
+		return
+	}
+	answer(conn, s.do(r))
+	conn.Close()
+}
+
+func answer(conn net.Conn, a *Answer) error {
+	return json.NewEncoder(conn).Encode(a)
+}
+
+// do carries out one request.
+func (s *Supervisor) do(r Request) *Answer {
+	switch r.Op {
+	case OpStatus:
+		return s.status()
+	case OpWait:
+		<-s.ended
+		return &Answer{Code: s.code, Moved: s.movedTo()}
+	case OpDrain:
+		return &Answer{LogSize: s.stream.drain(500 * time.Millisecond)}
+	case OpMoved:
+		s.mu.Lock()
+		s.moved = r.Peer
+		s.mu.Unlock()
+		return &Answer{}
+	case OpCommit, OpAbort, OpArrival:
+		return s.doArrival(r)
+	default:
+		return &Answer{Error: fmt.Sprintf("request %q is not known", r.Op)}
+	}
+}
+
+func (s *Supervisor) movedTo() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.moved
+}
+
+func (s *Supervisor) status() *Answer {
+	a := &Answer{Status: StatusRunning, Pid: s.pid, TTY: s.record.TTY}
+	select {
+	case <-s.ended:
+		a.Status, a.Code = StatusStopped, s.code
+	default:
+	}
+	return a
+}
+
+// handleAttach connects a client to the pod's streams until either ends.
+func (s *Supervisor) handleAttach(conn net.Conn, reader *bufio.Reader, r Request) {
+	select {
+	case <-s.ended:
+		answer(conn, &Answer{Error: "the pod has ended"})
+		conn.Close()
+		return
+	default:
+	}
+	if answer(conn, &Answer{Status: StatusRunning, TTY: s.record.TTY}) != nil {
+		conn.Close()
+		return
+	}
+	s.stream.attach(conn)
+	defer s.stream.detach(conn)
+	if r.Rows > 0 {
+		_ = s.stream.resize(r.Rows, r.Columns)
+	}
+	for {
+		kind, data, err := ReadFrame(reader)
+		if err != nil {
+			return
+		}
+		switch {
+		case kind == FrameStdin && r.Stdin:
+			if s.stream.write(data) != nil {
+				return
+			}
+		case kind == FrameResize && len(data) == 4:
+			_ = s.stream.resize(uint16(data[0])<<8|uint16(data[1]), uint16(data[2])<<8|uint16(data[3]))
+		}
+	}
+}
+
+// self names this process.
+func self() Process {
+	pid := os.Getpid()
+	start, _ := StartTime(pid)
+	return Process{Pid: pid, StartTime: start}
+}
+
+// StartTime is when pid started, in clock ticks since boot (field 22 of
+// /proc/PID/stat, proc(5)).
+func StartTime(pid int) (uint64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	text := string(data)
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(fields))
+	}
+	var start uint64
+	_, err = fmt.Sscan(fields[19], &start)
+	return start, err
+}
+
+// Alive says whether the process still runs (a zombie does not).
+func (p Process) Alive() bool {
+	if p.Pid <= 0 {
+		return false
+	}
+	start, err := StartTime(p.Pid)
+	return err == nil && start == p.StartTime
+}
