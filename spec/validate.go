@@ -233,20 +233,28 @@ func (c *checker) count(at string, n, limit int) bool {
 }
 
 // strings checks a list of arguments or variables as execve would: each for itself and all of them together.
-func (c *checker) strings(at string, list []string) {
+func (c *checker) strings(at string, list []string) bool {
 	total := 0
-	for i, s := range list {
-		c.text(fmt.Sprintf("%s[%d]", at, i), s, maxArg)
+	for _, s := range list {
 		total += len(s) + 9 // the zero byte and a pointer
 	}
 	if total > maxArgs {
 		c.errorf(at, "longer than %d bytes together", maxArgs)
+		return false
 	}
+	for i, s := range list {
+		if len(s) > maxArg || strings.IndexByte(s, 0) >= 0 {
+			c.text(fmt.Sprintf("%s[%d]", at, i), s, maxArg)
+		}
+	}
+	return true
 }
 
 // environment checks variables: each must be NAME=VALUE.
 func (c *checker) environment(at string, env []string) {
-	c.strings(at, env)
+	if !c.strings(at, env) {
+		return
+	}
 	for i, e := range env {
 		switch strings.IndexByte(e, '=') {
 		case -1:
