@@ -1,0 +1,186 @@
+package network
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const sysctlRoot = "/proc/sys"
+
+// sysctlPath turns net.ipv4.conf.eth0.forwarding into its file. As with sysctl(8), a slash stands for a dot inside a component.
+func sysctlPath(name string) (string, error) {
+	parts := strings.Split(name, ".")
+	for i, p := range parts {
+		parts[i] = strings.ReplaceAll(p, "/", ".")
+		if p == "" || parts[i] == "." || parts[i] == ".." || strings.ContainsAny(p, "\x00\n") {
+			return "", fmt.Errorf("sysctl name %q is malformed", name)
+		}
+	}
+	if parts[0] != "net" || len(parts) < 3 {
+		return "", fmt.Errorf("sysctl %q is not one of a network namespace", name)
+	}
+	return filepath.Join(sysctlRoot, filepath.Join(parts...)), nil
+}
+
+// sysctlComponent writes a file's name as a component of a sysctl's name.
+func sysctlComponent(file string) string { return strings.ReplaceAll(file, ".", "/") }
+
+// sortedSysctls puts names that other ones follow (all, then default) first.
+func sortedSysctls(m map[string]string) []string {
+	rank := func(name string) int {
+		switch {
+		case strings.Contains(name, ".conf.all."):
+			return 0
+		case strings.Contains(name, ".default."):
+			return 1
+		}
+		return 2
+	}
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b))
+	})
+	return names
+}
+
+// readSysctl returns the value in the calling thread's namespace, its white space made single spaces.
+func readSysctl(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	return strings.Join(strings.Fields(string(b)), " "), err
+}
+
+// writeSysctl writes without O_TRUNC and O_CREAT, which /proc does not want.
+func writeSysctl(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+// quietSysctl writes a value that only keeps a kernel from chatting; where there is no such knob there is nothing to keep quiet.
+func quietSysctl(path, value string) error {
+	if err := writeSysctl(path, value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// readSysctls reads the named ones; those that are not there are left out.
+func readSysctls(names map[string]string) (map[string]string, error) {
+	got := make(map[string]string, len(names))
+	for name := range names {
+		path, err := sysctlPath(name)
+		if err != nil {
+			return nil, err
+		}
+		v, err := readSysctl(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read sysctl %s: %w", name, err)
+		}
+		got[name] = v
+	}
+	return got, nil
+}
+
+// Trees of sysctls that belong to a namespace, and names below them that are no setting.
+var (
+	sysctlTrees = []string{"net/core", "net/ipv4", "net/ipv6", "net/unix", "net/mptcp"}
+	sysctlSkip  = map[string]bool{
+		"flush": true, "stable_secret": true, "accept_dad": true, "dad_transmits": true, "mtu": true, "optimistic_dad": true,
+		"tcp_fastopen_key": true, "tcp_available_congestion_control": true, "tcp_allowed_congestion_control": true,
+		"rpc": true, "netdev_rss_key": true, "tcp_ehash_entries": true, "udp_hash_entries": true, "base_reachable_time": true, "retrans_time": true,
+	}
+)
+
+// walkSysctls reads every writable setting of the calling thread's namespace. Of the settings per link it takes those of all, default and link.
+func walkSysctls(link string) map[string]string {
+	all := make(map[string]string)
+	for _, tree := range sysctlTrees {
+		root := filepath.Join(sysctlRoot, tree)
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return nil // an entry that went away, or a tree that this kernel lacks
+			}
+			if d.IsDir() {
+				return skipLinks(path, link)
+			}
+			addSysctl(all, path, d)
+			return nil
+		})
+	}
+	return all
+}
+
+func skipLinks(path, link string) error {
+	parent := filepath.Base(filepath.Dir(path))
+	if name := filepath.Base(path); (parent == "conf" || parent == "neigh") && name != "all" && name != "default" && name != link {
+		return filepath.SkipDir
+	}
+	return nil
+}
+
+func addSysctl(all map[string]string, path string, d fs.DirEntry) {
+	info, err := d.Info()
+	if err != nil || sysctlSkip[d.Name()] || info.Mode()&0o600 != 0o600 {
+		return
+	}
+	value, err := readSysctl(path)
+	if err != nil {
+		return // some exist without a value: nothing that could be carried
+	}
+	rel, _ := filepath.Rel(sysctlRoot, path)
+	parts := strings.Split(rel, "/")
+	for i := range parts {
+		parts[i] = sysctlComponent(parts[i])
+	}
+	all[strings.Join(parts, ".")] = value
+}
+
+// freshSysctls are the settings of a namespace in which nobody changed anything but what New does, read once.
+var freshSysctls = sync.OnceValues(func() (map[string]string, error) {
+	var fresh map[string]string
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare network namespace: %w", err)
+		}
+		if err := quietSysctl(mptcpPath, "0"); err != nil {
+			return err
+		}
+		fresh = walkSysctls("lo")
+		return nil
+	})
+	return fresh, err
+})
+
+// changedSysctls returns those of have that a fresh namespace would not have; a link's are compared with the namespace's defaults.
+func changedSysctls(have, fresh map[string]string, link string) map[string]string {
+	changed := make(map[string]string)
+	own, def := "."+sysctlComponent(link)+".", ".default."
+	for name, value := range have {
+		base, ok := fresh[name]
+		if !ok && strings.Contains(name, own) {
+			base, ok = have[strings.Replace(name, own, def, 1)]
+		}
+		if ok && base != value {
+			changed[name] = value
+		}
+	}
+	return changed
+}
