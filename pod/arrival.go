@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -35,7 +35,6 @@ type ArrivalJob struct {
 	Rows      uint16            `json:"rows,omitempty"`
 	Columns   uint16            `json:"columns,omitempty"`
 	Status    string            `json:"status"`   // of the container on the source: running or paused
-	Journal   string            `json:"journal"`  // path of the target's journal
 	Criu      *criu.Binary      `json:"criu"`     // chosen by `zap serve`
 	CacheDir  string            `json:"cachedir"` // of CRIU's probe of the kernel
 }
@@ -65,6 +64,7 @@ type ArrivalWord struct {
 // Journal is where an arrival writes its phases, each durable before it acts.
 type Journal interface {
 	Append(phase string) error
+	Remove() error
 }
 
 // arrival is the state of a pod that moves in, within its supervisor.
@@ -94,7 +94,7 @@ type arrival struct {
 // If serve goes away before the pod is prepared, nothing of it stays; after that
 // only a commit or an abort ends the wait.
 func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal Journal, conn net.Conn, images *os.File, trees []*os.File, log *slog.Logger) error {
-	s := &Supervisor{rt: rt, log: log, id: job.ID, record: job.Record, dir: rootDir(rt, job.ID), ended: make(chan struct{})}
+	s := &Supervisor{rt: rt, log: log, id: job.ID, record: job.Record, dir: filepath.Join(rt.Root(), job.ID), ended: make(chan struct{})}
 	a := &arrival{
 		job: job, journal: journal, images: images, trees: trees, conn: conn, timings: map[string]int64{},
 		verdict: make(chan bool, 1), finished: make(chan struct{}), phase: "Accepted",
@@ -208,8 +208,6 @@ func (s *Supervisor) runArrival(ctx context.Context, cancel context.CancelFunc) 
 				}
 			case ArrivalRestore:
 				return s.restore(ctx)
-			case ArrivalAbort:
-				return errors.New("aborted by the source")
 			default:
 				return fmt.Errorf("zap serve said %q out of turn", word)
 			}
@@ -228,19 +226,19 @@ func (a *arrival) listen(ctx context.Context, cancel context.CancelFunc, words c
 			err = json.Unmarshal(line, &w)
 		}
 		if err != nil {
-			a.mu.Lock()
-			prepared := a.phase == "Prepared" || a.phase == "Running"
-			a.mu.Unlock()
-			if !prepared {
+			a.mu.Lock() // enter holds it while a phase becomes durable
+			if a.phase != "Prepared" && a.phase != "Running" {
 				cancel()
 			}
+			a.mu.Unlock()
 			return
 		}
 		switch w.Word {
 		case ArrivalCommit, ArrivalAbort:
-			if a.decide(w.Word == ArrivalCommit) {
-				continue
+			if !a.decide(w.Word == ArrivalCommit) {
+				cancel() // there is nothing to commit yet
 			}
+			continue
 		}
 		select {
 		case words <- w.Word:
@@ -323,19 +321,18 @@ func (s *Supervisor) restore(ctx context.Context) error {
 // Prepared and waits for the verdict, for as long as it takes.
 func (s *Supervisor) park(ctx context.Context) error {
 	a := s.arrival
-	if err := a.enter("Prepared"); err != nil {
+	if err := a.enter(ctx, "Prepared"); err != nil {
+		a.failure = err
+		s.silence()
 		return err
 	}
 	a.say(ArrivalWord{Word: ArrivalPrepared, Pid: s.pid, Timings: a.timings})
-	select {
-	case commit := <-a.verdict:
-		if !commit {
-			a.failure = errors.New("aborted by the source")
-			s.silence(context.WithoutCancel(ctx))
-			return a.failure
-		}
+	if commit := <-a.verdict; !commit {
+		a.failure = errors.New("aborted by the source")
+		s.silence()
+		return a.failure
 	}
-	if err := a.enter("Running"); err != nil {
+	if err := a.enter(context.WithoutCancel(ctx), "Running"); err != nil {
 		s.log.Error("journal", "pod", s.id, "error", err.Error())
 	}
 	begin := time.Now()
@@ -350,24 +347,27 @@ func (s *Supervisor) park(ctx context.Context) error {
 	return nil
 }
 
-func (a *arrival) enter(phase string) error {
+// enter journals a phase, unless the move was called off.
+func (a *arrival) enter(ctx context.Context, phase string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ctx.Err() != nil {
+		return errors.New("the move was called off")
+	}
 	if err := a.journal.Append(phase); err != nil {
 		return err
 	}
-	a.mu.Lock()
 	a.phase = phase
-	a.mu.Unlock()
 	return nil
 }
 
 // silence kills the restored tree while its gate is closed, so that nothing
 // that its sockets say when they die leaves the host.
-func (s *Supervisor) silence(ctx context.Context) {
+func (s *Supervisor) silence() {
 	if s.arrival.hold != nil {
 		s.arrival.hold.Discard()
 	}
 	_ = s.arrival.cgroup.KillNow()
-	_ = ctx
 }
 
 // settle records the pod as running here.
@@ -377,10 +377,10 @@ func (s *Supervisor) settle(ctx context.Context) error {
 	if a.job.Rows > 0 {
 		_ = s.stream.resize(a.job.Rows, a.job.Columns)
 	}
-	s.record.Supervisor = self()
+	s.record.Supervisor = Self()
 	s.record.Moves++
 	s.record.From = a.job.From
-	s.record.Streams = s.stream.identities
+	s.record.Streams = s.stream.identities()
 	extra, err := json.Marshal(&s.record)
 	if err == nil {
 		s.pod, err = s.rt.Adopt(ctx, s.id, a.job.Bundle, s.pid, a.cgroup, extra)
@@ -393,7 +393,9 @@ func (s *Supervisor) settle(ctx context.Context) error {
 		f.Close()
 	}
 	_ = a.session.Close()
-	_ = os.Remove(a.job.Journal)
+	if err := a.journal.Remove(); err != nil {
+		s.log.Error("end journal", "pod", s.id, "error", err.Error())
+	}
 	return nil
 }
 
@@ -461,9 +463,4 @@ func (s *Supervisor) doArrival(r Request) *Answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return &Answer{Migration: a.job.Migration, Phase: a.phase, HeldFrames: a.held, Pid: s.pid}
-}
-
-// errClosed reports whether err is the ordinary end of a connection.
-func errClosed(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
 }

@@ -1,6 +1,8 @@
 package pod
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/zap-migrate/zap/network"
 	"github.com/zap-migrate/zap/runtime"
+	"github.com/zap-migrate/zap/spec"
 )
 
 // Record is what zap knows of a pod beyond its container: it is stored as the
@@ -121,9 +124,24 @@ func (p *Pod) SaveRecord() error {
 	return p.SavePod(raw)
 }
 
-// The files of a pod's directory.
-func upperDir(dir string) string { return filepath.Join(dir, "upper") }
-func workDir(dir string) string  { return filepath.Join(dir, "work") }
-
 // LogPath is the pod's log within its directory.
 func LogPath(dir string) string { return filepath.Join(dir, "log") }
+
+// digest names a pod of a root directory in few letters: two hosts of a test
+// share one tree of cgroups.
+func digest(root, name string) string {
+	sum := sha256.Sum256([]byte(root + "\x00" + name))
+	return hex.EncodeToString(sum[:5])
+}
+
+// CgroupPath is the cgroup of a pod of the root directory.
+func CgroupPath(root, name string) string { return "/zap/" + digest(root, name) + "-" + name }
+
+// HostLink is the name of the host's end of a pod's link.
+func HostLink(root, name string) string { return "zp" + digest(root, name) }
+
+// LocalOverlay is the overlay, still without lower layers, of the pod whose
+// directory is dir.
+func LocalOverlay(dir string) *spec.Overlay {
+	return &spec.Overlay{Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work")}
+}

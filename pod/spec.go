@@ -66,9 +66,8 @@ func NewBundle(dir, cgroupPath string, o Options) (*spec.Bundle, error) {
 	}
 	s.Linux.CgroupsPath = cgroupPath
 	s.Root = &specs.Root{Path: lower}
-	b := &spec.Bundle{Dir: dir, Spec: s, Overlay: &spec.Overlay{
-		Lower: []string{lower}, Upper: upperDir(dir), Work: workDir(dir),
-	}}
+	b := &spec.Bundle{Dir: dir, Spec: s, Overlay: LocalOverlay(dir)}
+	b.Overlay.Lower = []string{lower}
 	return b, spec.Validate(s)
 }
 

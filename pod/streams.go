@@ -17,6 +17,7 @@ type streams struct {
 	log *logWriter
 
 	child [3]*os.File // the pod's ends of the pipes; nil with a terminal
+	names [3]string
 
 	mu      sync.Mutex
 	input   *os.File // to the pod's standard input; nil when closed
@@ -49,6 +50,9 @@ func newPipes(log *logWriter, stdin bool) (*streams, error) {
 		s.child[i] = w
 		s.outputs = append(s.outputs, r)
 	}
+	for i, f := range s.child {
+		s.names[i] = pipeName(f)
+	}
 	return s, nil
 }
 
@@ -58,15 +62,18 @@ func newTerminal(log *logWriter) *streams {
 	return &streams{log: log, clients: map[net.Conn]struct{}{}}
 }
 
-// names is how CRIU names the pod's ends.
-func (s *streams) names() (names [3]string) {
-	for i, f := range s.child {
+// identities is how CRIU names the pod's ends of the pipes.
+func (s *streams) identities() [3]string { return s.names }
+
+func pipeName(f *os.File) string {
+	var name string
+	withFd(f, func(fd int) {
 		var st unix.Stat_t
-		if f != nil && unix.Fstat(int(f.Fd()), &st) == nil {
-			names[i] = fmt.Sprintf("pipe:[%d]", st.Ino)
+		if unix.Fstat(fd, &st) == nil {
+			name = fmt.Sprintf("pipe:[%d]", st.Ino)
 		}
-	}
-	return names
+	})
+	return name
 }
 
 // setMaster takes the terminal's master and begins to read it.
@@ -239,6 +246,17 @@ func (s *streams) drain(limit time.Duration) int64 {
 	s.mu.Lock() // a delivery under way ends first
 	defer s.mu.Unlock()
 	return s.log.sync()
+}
+
+// waitOutput waits, at most a second, until everything that the pod has
+// written is delivered: a process outside the pod may still hold an end.
+func (s *streams) waitOutput() {
+	done := make(chan struct{})
+	go func() { s.readers.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
 }
 
 // close ends everything; the readers end with their files.

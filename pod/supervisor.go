@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -70,7 +71,7 @@ func Supervise(ctx context.Context, rt *runtime.Runtime, job *Job, log *slog.Log
 
 // boot creates and starts the pod.
 func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, err error) {
-	s.dir = rootDir(s.rt, job.ID)
+	s.dir = filepath.Join(s.rt.Root(), job.ID)
 	for _, dir := range []string{s.dir, job.Bundle.Overlay.Upper, job.Bundle.Overlay.Work} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make pod directory: %w", err)
@@ -86,8 +87,8 @@ func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, e
 		return nil, err
 	}
 	s.joinNetwork(job.Bundle.Spec)
-	s.record.Supervisor = self()
-	s.record.Streams = s.stream.names()
+	s.record.Supervisor = Self()
+	s.record.Streams = s.stream.identities()
 	extra, err := json.Marshal(&s.record)
 	if err != nil {
 		return nil, fmt.Errorf("encode pod record: %w", err)
@@ -334,8 +335,8 @@ func (s *Supervisor) handleAttach(conn net.Conn, reader *bufio.Reader, r Request
 	}
 }
 
-// self names this process.
-func self() Process {
+// Self names this process.
+func Self() Process {
 	pid := os.Getpid()
 	start, _ := StartTime(pid)
 	return Process{Pid: pid, StartTime: start}

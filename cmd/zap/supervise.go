@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/pod/migrate"
+	"github.com/zap-migrate/zap/runtime"
+)
+
+// Descriptors of the supervisor that `zap pod run` starts.
+const (
+	jobDescriptor   = 3 // the job, JSON
+	readyDescriptor = 4 // the answer: empty when the pod runs, else the error
+)
+
+func newSuperviseCommand(g *globals) *cobra.Command {
+	var arrival bool
+	cmd := &cobra.Command{
+		Use: "supervise", Hidden: true, Args: cobra.NoArgs,
+		Short: "Own one pod",
+		RunE: func(*cobra.Command, []string) error {
+			signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE)
+			rt := runtime.New(g.root, g.log)
+			if arrival {
+				return superviseArrival(g, rt)
+			}
+			return superviseJob(g, rt)
+		},
+	}
+	cmd.Flags().BoolVar(&arrival, "arrival", false, "the pod moves in")
+	return cmd
+}
+
+func superviseJob(g *globals, rt *runtime.Runtime) error {
+	in, out := os.NewFile(jobDescriptor, "job"), os.NewFile(readyDescriptor, "ready")
+	unix.CloseOnExec(jobDescriptor)
+	unix.CloseOnExec(readyDescriptor)
+	var job pod.Job
+	if err := json.NewDecoder(in).Decode(&job); err != nil {
+		return fmt.Errorf("read job: %w", err)
+	}
+	in.Close()
+	return pod.Supervise(context.Background(), rt, &job, g.log, func(err error) {
+		if err != nil {
+			fmt.Fprint(out, err.Error())
+		}
+		out.Close()
+	})
+}
+
+func superviseArrival(g *globals, rt *runtime.Runtime) error {
+	file := os.NewFile(migrate.ArrivalConnDescriptor, "serve")
+	unix.CloseOnExec(migrate.ArrivalConnDescriptor)
+	conn, err := net.FileConn(file)
+	file.Close()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	line, err := bufio.NewReaderSize(conn, 64<<10).ReadBytes('\n') // serve says nothing more before it is answered
+	if err != nil {
+		return fmt.Errorf("read job: %w", err)
+	}
+	var job pod.ArrivalJob
+	if err := json.Unmarshal(line, &job); err != nil {
+		return fmt.Errorf("read job: %w", err)
+	}
+	unix.CloseOnExec(migrate.ArrivalImagesDescriptor)
+	images := os.NewFile(migrate.ArrivalImagesDescriptor, "images")
+	var trees []*os.File
+	for i, m := range job.Mounts.Trees {
+		fd := migrate.ArrivalImagesDescriptor + 1 + i
+		unix.CloseOnExec(fd)
+		trees = append(trees, os.NewFile(uintptr(fd), m.Target))
+	}
+	journal := journalOf(filepath.Join(g.root, job.ID))
+	return pod.Receive(context.Background(), rt, &job, journal, conn, images, trees, g.log)
+}
+
+// journalOf is the journal in a pod's directory, to which `zap serve` writes too.
+type journalOf string
+
+// Append enters a phase.
+func (dir journalOf) Append(phase string) error {
+	j, err := migrate.OpenJournal(string(dir))
+	if err != nil {
+		return err
+	}
+	return errors.Join(j.Append(phase), j.Close())
+}
+
+// Remove ends the journal.
+func (dir journalOf) Remove() error {
+	j, err := migrate.OpenJournal(string(dir))
+	if err != nil {
+		return err
+	}
+	return j.Remove()
+}

@@ -1,0 +1,203 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/zap-migrate/zap/network/stream"
+	"github.com/zap-migrate/zap/spec"
+)
+
+// pingEvery is how often an idle control connection shows that it lives.
+const pingEvery = 500 * time.Millisecond
+
+// control is the source's end of the control connection: one goroutine reads
+// it, and whoever waits for a frame gets it, the peer's failure or the loss of
+// the connection.
+type control struct {
+	conn   *stream.Conn
+	phases func(Phase)
+	stop   func()
+
+	mu      sync.Mutex
+	frames  map[uint8][]byte
+	arrived chan struct{} // closed and replaced at every frame
+	failure error
+	lost    []func(error)
+	taken   bool // the target has accepted
+}
+
+// RejectedError carries every reason why the peer will not take the pod.
+type RejectedError struct {
+	Peer     string
+	Blockers []spec.Blocker
+}
+
+func (e *RejectedError) Error() string {
+	text := fmt.Sprintf("%s can't take the pod:", e.Peer)
+	for _, b := range e.Blockers {
+		text += "\n  " + b.String()
+	}
+	return text
+}
+
+func newControl(ctx context.Context, conn *stream.Conn, idle time.Duration, phases func(Phase)) *control {
+	c := &control{conn: conn, phases: phases, frames: map[uint8][]byte{}, arrived: make(chan struct{})}
+	conn.SetIdle(idle)
+	c.stop = conn.KeepAlive(pingEvery)
+	go c.read()
+	return c
+}
+
+func (c *control) read() {
+	for {
+		f, err := c.conn.Read()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		if err := c.take(f); err != nil {
+			c.fail(err)
+			return
+		}
+	}
+}
+
+// take sorts one frame.
+func (c *control) take(f stream.Frame) error {
+	switch f.Type {
+	case framePhase:
+		var note phaseNote
+		if err := f.JSON(&note); err != nil {
+			return err
+		}
+		c.phases(note.Phase)
+		return nil
+	case frameReject:
+		var r reject
+		if err := f.JSON(&r); err != nil {
+			return err
+		}
+		return &RejectedError{Peer: c.conn.String(), Blockers: r.Blockers}
+	case frameFailed:
+		var reason failed
+		if err := f.JSON(&reason); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.taken = false // it has cleaned up already
+		c.mu.Unlock()
+		return fmt.Errorf("%s: %s", c.conn, reason.Reason)
+	}
+	if !f.Control {
+		return fmt.Errorf("%s sent data on the control connection", c.conn)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.Type == frameAccept {
+		c.taken = true
+	}
+	c.frames[f.Type] = append([]byte(nil), f.Payload...)
+	close(c.arrived)
+	c.arrived = make(chan struct{})
+	return nil
+}
+
+func (c *control) fail(err error) {
+	c.mu.Lock()
+	if c.failure == nil {
+		c.failure = err
+	}
+	lost := c.lost
+	c.lost = nil
+	close(c.arrived)
+	c.arrived = make(chan struct{})
+	c.mu.Unlock()
+	for _, f := range lost {
+		f(err)
+	}
+}
+
+// onLost calls f when the connection is lost or the peer has failed.
+func (c *control) onLost(f func(error)) {
+	c.mu.Lock()
+	failure := c.failure
+	if failure == nil {
+		c.lost = append(c.lost, f)
+	}
+	c.mu.Unlock()
+	if failure != nil {
+		f(failure)
+	}
+}
+
+// cause is why the connection is of no more use; nil if it is.
+func (c *control) cause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failure
+}
+
+// accepted says whether the target has something of the pod.
+func (c *control) accepted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.taken
+}
+
+// wait waits for a frame without interest in its body.
+func (c *control) wait(ctx context.Context, typ uint8) error {
+	var ignored any
+	return c.expect(ctx, typ, &ignored)
+}
+
+// expect waits for a frame of a type and decodes it into v.
+func (c *control) expect(ctx context.Context, typ uint8, v any) error {
+	for {
+		c.mu.Lock()
+		payload, here := c.frames[typ]
+		failure, arrived := c.failure, c.arrived
+		c.mu.Unlock()
+		if here {
+			return stream.Frame{Type: typ, Control: true, Payload: payload}.JSON(v)
+		}
+		if failure != nil {
+			return failure
+		}
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (c *control) close() {
+	c.stop()
+	_ = c.conn.Close()
+}
+
+// firstCause picks, of all that went wrong with a dump, what went wrong first.
+func firstCause(ctx context.Context, cause, dump error, memory <-chan error, c *control) error {
+	var rejected error
+	if c != nil {
+		rejected = c.cause()
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var sending error
+	select {
+	case sending = <-memory:
+	default:
+	}
+	for _, err := range []error{cause, rejected, sending, dump} {
+		if err != nil {
+			return err
+		}
+	}
+	return errors.New("criu ended the dump without asking")
+}

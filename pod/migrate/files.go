@@ -1,0 +1,221 @@
+package migrate
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/zap-migrate/zap/network/stream"
+	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/runtime"
+	"github.com/zap-migrate/zap/spec"
+)
+
+// files sends what a pod has on disk and in tmpfs: all of it while the pod
+// runs, and what changed since once it is frozen.
+type files struct {
+	pod     *pod.Pod
+	bundle  *spec.Bundle
+	layers  []pod.Layer
+	mounts  runtime.MountPlan
+	pid     int
+	missing []string // digests of the lower layers that the target lacks
+
+	before *stream.Index // the pod's own layer as it was sent
+	logged int64         // bytes of the log that were sent
+	delta  chan deltaResult
+}
+
+type deltaResult struct {
+	change stream.Change
+	err    error
+}
+
+// own is the directory that holds the pod's own files: the overlay's upper
+// layer, or the whole root file system of a container without one.
+func own(b *spec.Bundle) string {
+	if b.Overlay != nil {
+		return b.Overlay.Upper
+	}
+	return b.RootPath()
+}
+
+// sendLive sends the lower layers that the target lacks, the pod's own layer
+// and its log while the pod runs.
+func (f *files) sendLive(ctx context.Context, bulk *stream.Conn, progress func(string, *stream.Conn)) error {
+	for _, l := range f.layers {
+		if !slices.Contains(f.missing, l.Digest) {
+			continue
+		}
+		progress("layer", bulk)
+		index, err := stream.Scan(l.Path)
+		if err != nil {
+			return err
+		}
+		if err := f.sendTree(ctx, bulk, section{Kind: sectionLayer, Name: l.Digest}, l.Path, index.All()); err != nil {
+			return err
+		}
+	}
+	progress("files", bulk)
+	index, err := stream.Scan(own(f.bundle))
+	if err != nil {
+		return err
+	}
+	if err := f.sendTree(ctx, bulk, section{Kind: sectionUpper}, own(f.bundle), index.All()); err != nil {
+		return err
+	}
+	f.before = index
+	return f.sendLog(bulk)
+}
+
+func (f *files) sendTree(ctx context.Context, bulk *stream.Conn, s section, root string, change stream.Change) error {
+	s.Size = change.Bytes()
+	if err := bulk.WriteJSON(frameSection, s); err != nil {
+		return err
+	}
+	_, err := stream.Send(ctx, bulk, root, change)
+	return err
+}
+
+// sendLog sends the pod's log from where the last call ended.
+func (f *files) sendLog(bulk *stream.Conn) error {
+	if !f.pod.Supervised() {
+		return nil
+	}
+	file, err := os.Open(pod.LogPath(f.pod.Dir()))
+	if err != nil {
+		return fmt.Errorf("send log: %w", err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("send log: %w", err)
+	}
+	size := info.Size() - f.logged
+	if err := bulk.WriteJSON(frameSection, section{Kind: sectionLog, Offset: f.logged, Size: size}); err != nil {
+		return err
+	}
+	reader := io.NewSectionReader(file, f.logged, size)
+	buf := make([]byte, 256<<10)
+	for size > 0 {
+		n, err := reader.Read(buf)
+		if err != nil {
+			return fmt.Errorf("send log: %w", err)
+		}
+		if err := bulk.WriteData(frameBytes, buf[:n]); err != nil {
+			return err
+		}
+		size -= int64(n)
+		f.logged += int64(n)
+	}
+	return nil
+}
+
+// startDelta looks, beside the dump, for what changed since sendLive. The pod is frozen.
+func (f *files) startDelta(ctx context.Context) {
+	f.delta = make(chan deltaResult, 1)
+	go func() {
+		var r deltaResult
+		r.change, r.err = f.changes()
+		if f.pod.Supervised() {
+			// All that the pod has written is in the log before the log is sent.
+			_, err := pod.Ask(ctx, f.pod.Dir(), pod.Request{Op: pod.OpDrain})
+			if r.err == nil {
+				r.err = err
+			}
+		}
+		f.delta <- r
+	}()
+}
+
+func (f *files) changes() (stream.Change, error) {
+	now, err := stream.Scan(own(f.bundle))
+	if err != nil {
+		return stream.Change{}, err
+	}
+	change := stream.Diff(f.before, now)
+	return addMapped(change, now, f.pod), nil
+}
+
+// addMapped adds the files that a process of the pod has mapped shared and
+// writable: the kernel need not touch their times when they are written to.
+func addMapped(change stream.Change, now *stream.Index, p *pod.Pod) stream.Change {
+	mapped := mappedFiles(p)
+	if len(mapped) == 0 {
+		return change
+	}
+	have := map[string]bool{}
+	for i := range change.Changed {
+		have[change.Changed[i].Path] = true
+	}
+	for i := range now.Entries {
+		e := &now.Entries[i]
+		if mapped["/"+e.Path] && !have[e.Path] && !e.IsDir() {
+			change.Changed = append(change.Changed, *e)
+		}
+	}
+	return change
+}
+
+func mappedFiles(p *pod.Pod) map[string]bool {
+	cg, err := p.Cgroup()
+	if err != nil {
+		return nil
+	}
+	pids, err := cg.Procs()
+	if err != nil {
+		return nil
+	}
+	mapped := map[string]bool{}
+	for _, pid := range pids {
+		maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+		if err != nil {
+			continue
+		}
+		lines := bufio.NewScanner(maps)
+		for lines.Scan() {
+			fields := strings.Fields(lines.Text())
+			if len(fields) > 5 && len(fields[1]) == 4 && fields[1][1] == 'w' && fields[1][3] == 's' && fields[5][0] == '/' {
+				mapped[filepath.Clean(strings.Join(fields[5:], " "))] = true
+			}
+		}
+		maps.Close()
+	}
+	return mapped
+}
+
+// sendFrozen sends the last state of everything but memory: changed files, the
+// tmpfs trees, the rest of the log and CRIU's metadata.
+func (f *files) sendFrozen(ctx context.Context, bulk *stream.Conn, images *os.File) error {
+	r := <-f.delta
+	if r.err != nil {
+		return r.err
+	}
+	if err := f.sendTree(ctx, bulk, section{Kind: sectionUpper, Final: true}, own(f.bundle), r.change); err != nil {
+		return err
+	}
+	for _, m := range f.mounts.Trees {
+		root := fmt.Sprintf("/proc/%d/root%s", f.pid, m.Target)
+		index, err := stream.Scan(root)
+		if err != nil {
+			return err
+		}
+		if err := f.sendTree(ctx, bulk, section{Kind: sectionTree, Name: m.Key}, root, index.All()); err != nil {
+			return err
+		}
+	}
+	if err := f.sendLog(bulk); err != nil {
+		return err
+	}
+	root := fmt.Sprintf("/proc/self/fd/%d", images.Fd())
+	index, err := stream.Scan(root)
+	if err != nil {
+		return err
+	}
+	return f.sendTree(ctx, bulk, section{Kind: sectionImages}, root, index.All())
+}

@@ -1,0 +1,64 @@
+package migrate
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// guard is a process that waits for the coordinator of a move: if that dies in
+// the middle, the guard brings the move to its end.
+type guard struct {
+	cmd  *exec.Cmd
+	pipe *os.File
+}
+
+// GuardDescriptor is where the guard process finds its end of the pipe.
+const GuardDescriptor = 3
+
+// startGuard starts the guard of a pod's move: this program's hidden verb.
+func startGuard(root, name string) (*guard, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe: %w", err)
+	}
+	defer r.Close()
+	cmd := exec.Command("/proc/self/exe", "--root", root, "guard", name)
+	cmd.ExtraFiles = []*os.File{r}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		w.Close()
+		return nil, fmt.Errorf("start guard: %w", err)
+	}
+	return &guard{cmd: cmd, pipe: w}, nil
+}
+
+// release tells the guard that the move is over and waits for its end.
+func (g *guard) release() error {
+	if g == nil || g.pipe == nil {
+		return nil
+	}
+	_, err := g.pipe.Write([]byte{1})
+	g.pipe.Close()
+	g.pipe = nil
+	return errors.Join(err, g.cmd.Wait())
+}
+
+// close leaves the guard to its work: it takes over now.
+func (g *guard) close() {
+	if g.pipe != nil {
+		g.pipe.Close()
+		g.pipe = nil
+	}
+}
+
+// AwaitCoordinator is the guard's wait. It reports whether the coordinator
+// died and the guard has to take over.
+func AwaitCoordinator(pipe *os.File) bool {
+	var b [1]byte
+	_, err := io.ReadFull(pipe, b[:])
+	return err != nil
+}

@@ -1,0 +1,321 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/network"
+	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/runtime"
+	"github.com/zap-migrate/zap/runtime/cgroup"
+)
+
+// fence makes sure that the stopped pod stays stopped should CRIU die: what it
+// lets go runs into the freezer. It does not wait.
+func fence(cg *cgroup.Cgroup) error {
+	return cg.FreezeNow()
+}
+
+// kill kills the pod's processes while they are stopped, so that none of them
+// ever runs again, and lets them die.
+func kill(cg *cgroup.Cgroup) error {
+	return errors.Join(cg.KillNow(), cg.ThawNow())
+}
+
+// resume lets the pod go on after a move that failed before its commit,
+// whatever state it was left in. It can be repeated.
+func resume(ctx context.Context, p *pod.Pod, j *Journal) error {
+	if err := endCriu(ctx, j); err != nil {
+		return err
+	}
+	cg, err := p.Cgroup()
+	if err != nil {
+		return err
+	}
+	net, err := podNetwork(p)
+	if err != nil {
+		return err
+	}
+	defer net.Close()
+	pids, err := cg.Procs()
+	if err != nil {
+		return err
+	}
+	// A CRIU that was killed leaves sockets in repair mode: they answer with a
+	// reset. The lock is open only after the last of them is out of it.
+	if err := endRepair(pids); err != nil {
+		return err
+	}
+	if err := cg.Thaw(ctx); err != nil {
+		return err
+	}
+	if err := net.Unlock(ctx); err != nil {
+		return err
+	}
+	if j.Phase() != Aborted {
+		if err := j.Enter(Aborted); err != nil {
+			return err
+		}
+	}
+	if p.Record.Network == nil {
+		return nil
+	}
+	return net.Announce(ctx) // the target may have taken the address
+}
+
+// podNetwork opens the network namespace of a pod's first process.
+func podNetwork(p *pod.Pod) (*network.Network, error) {
+	n, err := network.FromPID(p.State().Pid)
+	if err != nil {
+		return nil, err
+	}
+	if p.Record.Network != nil {
+		n.Use(*p.Record.Network)
+	}
+	return n, nil
+}
+
+// endCriu waits for the CRIU of a move to end, and ends it after a second.
+func endCriu(ctx context.Context, j *Journal) error {
+	if j.criu == nil {
+		return nil
+	}
+	for end := time.Now().Add(time.Second); j.criu.Alive(); {
+		if time.Now().After(end) {
+			_ = unix.Kill(j.criu.Pid, unix.SIGKILL)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for criu (pid %d): %w", j.criu.Pid, context.Cause(ctx))
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// endRepair takes every TCP socket of the processes out of repair mode
+// (TCP_REPAIR, tcp(7)).
+func endRepair(pids []int) error {
+	for _, pid := range pids {
+		pidfd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("open process %d: %w", pid, err)
+		}
+		err = endRepairOf(pidfd, pid)
+		unix.Close(pidfd)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func endRepairOf(pidfd, pid int) error {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // it has ended
+	}
+	for _, name := range names {
+		target, err := os.Readlink(filepath.Join(dir, name.Name()))
+		if err != nil || len(target) < 7 || target[:7] != "socket:" {
+			continue
+		}
+		var number int
+		if _, err := fmt.Sscan(name.Name(), &number); err != nil {
+			continue
+		}
+		fd, err := unix.PidfdGetfd(pidfd, number, 0)
+		if err != nil {
+			continue
+		}
+		if mode, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR); err == nil && mode == unix.TCP_REPAIR_ON {
+			err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_OFF)
+			if err != nil {
+				unix.Close(fd)
+				return fmt.Errorf("end repair of socket %d of process %d: %w", number, pid, err)
+			}
+		}
+		unix.Close(fd)
+	}
+	return nil
+}
+
+// forget removes everything of a pod that runs elsewhere now, and returns
+// where its log was kept, if it was. It can be repeated.
+func forget(ctx context.Context, p *pod.Pod, j *Journal) (kept string, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := endCriu(ctx, j); err != nil {
+		return "", err
+	}
+	cg, err := p.Cgroup()
+	if err != nil {
+		return "", err
+	}
+	if err := cg.Kill(ctx); err != nil {
+		return "", err
+	}
+	if err := waitSupervisor(ctx, p); err != nil {
+		return "", err
+	}
+	if p.Record.Network != nil {
+		if err := network.RemoveLink(ctx, p.Record.Network.HostLink); err != nil {
+			return "", err
+		}
+	}
+	if err := cg.Delete(ctx); err != nil {
+		return "", err
+	}
+	if j.KeepLog {
+		kept = p.Dir() + ".log"
+		if err := os.Rename(pod.LogPath(p.Dir()), kept); err != nil {
+			return "", fmt.Errorf("keep log: %w", err)
+		}
+	}
+	if j.Phase() == Committed {
+		if err := j.Enter(Done); err != nil {
+			return kept, err
+		}
+	}
+	_ = j.Close()
+	if err := os.RemoveAll(p.Dir()); err != nil {
+		return kept, fmt.Errorf("remove pod directory: %w", err)
+	}
+	return kept, nil
+}
+
+// waitSupervisor waits until the pod's supervisor has put everything away; one
+// that hangs is ended.
+func waitSupervisor(ctx context.Context, p *pod.Pod) error {
+	super := p.Record.Supervisor
+	for end := time.Now().Add(10 * time.Second); super.Alive(); {
+		if time.Now().After(end) {
+			_ = unix.Kill(super.Pid, unix.SIGKILL)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the pod's supervisor (pid %d): %w", super.Pid, context.Cause(ctx))
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// deliver tells the target the verdict, again and again until it answers or
+// ctx ends.
+func deliver(ctx context.Context, dialer Dialer, j *Journal, verdict string, log *slog.Logger) (*status, error) {
+	wait := 50 * time.Millisecond
+	for {
+		st, err := deliverOnce(ctx, dialer, j, verdict)
+		var refused *refusedError
+		if err == nil || errors.As(err, &refused) {
+			return st, err
+		}
+		log.Debug("tell the target", "pod", j.Pod, "verdict", verdict, "error", err.Error())
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(err, context.Cause(ctx))
+		case <-time.After(wait):
+			wait = min(2*wait, 2*time.Second)
+		}
+	}
+}
+
+// refusedError is an answer of the target that asking again will not change.
+type refusedError struct{ reason string }
+
+func (e *refusedError) Error() string { return e.reason }
+
+func deliverOnce(ctx context.Context, dialer Dialer, j *Journal, verdict string) (*status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn, err := dialer.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer conn.Watch(ctx)()
+	if err := conn.WriteJSON(frameQuery, query{Migration: j.Migration, Pod: j.Pod, Verdict: verdict}); err != nil {
+		return nil, err
+	}
+	f, err := conn.Read()
+	if err != nil {
+		return nil, err
+	}
+	var st status
+	if f.Type != frameStatus {
+		return nil, fmt.Errorf("%s answered with frame %#02x", conn, f.Type)
+	}
+	if err := f.JSON(&st); err != nil {
+		return nil, err
+	}
+	switch {
+	case st.Error != "":
+		return nil, errors.New(st.Error)
+	case verdict == "commit" && st.Phase != Running:
+		return nil, &refusedError{fmt.Sprintf("%s says that the pod is %s there", conn, st.Phase)}
+	}
+	return &st, nil
+}
+
+// Recover brings a move whose coordinator died to its end: before the commit
+// the pod goes on here, after it the target is told. It does nothing when no
+// move is left open or its coordinator still works.
+func Recover(ctx context.Context, rt *runtime.Runtime, name string, dial func(*Journal) (Dialer, error), log *slog.Logger) error {
+	p, err := pod.Load(rt, name)
+	if err != nil {
+		return err
+	}
+	j, err := OpenJournal(p.Dir())
+	if errors.Is(err, ErrNoJournal) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	if j.Side != "source" || (j.Coordinator.Alive() && j.Coordinator.Pid != os.Getpid()) {
+		return nil
+	}
+	if err := endCriu(ctx, j); err != nil {
+		return err
+	}
+	dialer, derr := dial(j)
+	if j.Phase().Decided() {
+		if cg, err := p.Cgroup(); err == nil {
+			_ = kill(cg)
+		}
+		if derr != nil {
+			return derr
+		}
+		if _, err := deliver(ctx, dialer, j, "commit", log); err != nil {
+			return &UnresolvedError{Pod: name, Peer: j.Peer, Err: err}
+		}
+		_, err := forget(ctx, p, j)
+		return err
+	}
+	if p.Supervised() {
+		_, _ = pod.Ask(ctx, p.Dir(), pod.Request{Op: pod.OpMoved})
+	}
+	if err := resume(ctx, p, j); err != nil {
+		return err
+	}
+	if derr != nil {
+		return derr
+	}
+	if _, err := deliver(ctx, dialer, j, "abort", log); err != nil {
+		return err
+	}
+	return j.Remove()
+}

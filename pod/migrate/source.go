@@ -1,0 +1,412 @@
+package migrate
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+
+	"github.com/zap-migrate/zap/criu"
+	"github.com/zap-migrate/zap/network"
+	"github.com/zap-migrate/zap/network/stream"
+	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/pod/pages"
+	"github.com/zap-migrate/zap/runtime"
+	"github.com/zap-migrate/zap/runtime/cgroup"
+)
+
+// Options are what `zap migrate` was asked for.
+type Options struct {
+	Peer      string // ADDR:PORT
+	TLSDir    string // keys of this host
+	KeepLog   bool   // leave a copy of the pod's log on the source
+	Bandwidth int64  // bytes per second; 0: no limit
+	Idle      time.Duration
+	CacheDir  string // of CRIU's probe of the kernel
+}
+
+// Dialer makes authenticated connections to the peer.
+type Dialer interface {
+	Dial(ctx context.Context) (*stream.Conn, error)
+}
+
+// Source is the side that has the pod and coordinates the move.
+type Source struct {
+	Runtime *runtime.Runtime
+	Pod     *pod.Pod
+	Dialer  Dialer
+	Options Options
+	Events  func(Event)
+	Log     *slog.Logger
+
+	journal *Journal
+	guard   *guard
+	offer   *Offer
+	control *control
+	bulk    *stream.Conn
+	binary  *criu.Binary
+	session *criu.Session
+	sender  *pages.Sender
+	images  *os.File
+	cgroup  *cgroup.Cgroup
+	net     *network.Network
+	files   *files
+
+	frozen  time.Time
+	result  Result
+	timings timings
+}
+
+// newMigration names a move: 128 random bits.
+func newMigration() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// Check asks the peer whether it would take the pod and changes nothing.
+func (s *Source) Check(ctx context.Context) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	defer s.close()
+	s.offer.Check = true
+	return s.ask(ctx)
+}
+
+// Run moves the pod. When it returns an error the pod runs on here, unless the
+// error is an *UnresolvedError.
+func (s *Source) Run(ctx context.Context) (*Result, error) {
+	began := time.Now()
+	if err := s.prepare(ctx); err != nil {
+		return nil, err
+	}
+	defer s.close()
+	if err := s.begin(ctx); err != nil {
+		return nil, err
+	}
+	err := s.ask(ctx)
+	if err == nil {
+		err = s.move(ctx)
+	}
+	if err != nil && !s.journal.Phase().Decided() {
+		return nil, s.abort(ctx, err)
+	}
+	if err := s.complete(ctx, err); err != nil {
+		return nil, err
+	}
+	s.result.TotalMS = milliseconds(time.Since(began))
+	s.result.CRIU = s.timings.all()
+	return &s.result, nil
+}
+
+// begin writes the journal and starts the guard, which takes over if this
+// process dies.
+func (s *Source) begin(context.Context) (err error) {
+	h := Header{
+		Migration: s.offer.Migration, Pod: s.Pod.ID(), Side: "source", Peer: s.Options.Peer, TLS: s.Options.TLSDir,
+		KeepLog: s.Options.KeepLog, Started: time.Now().UTC(), Coordinator: pod.Self(),
+	}
+	if s.journal, err = NewJournal(s.Pod.Dir(), h); err != nil {
+		return err
+	}
+	s.journal.Entered = func(p Phase) { s.emit(Event{Event: "phase", Side: "source", Phase: p}) }
+	if s.guard, err = startGuard(s.Runtime.Root(), s.Pod.ID()); err != nil {
+		return errors.Join(err, s.journal.Remove())
+	}
+	return s.journal.Enter(Offered)
+}
+
+// ask offers the pod and connects for the bulk when it is accepted.
+func (s *Source) ask(ctx context.Context) error {
+	conn, err := s.Dialer.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	s.control = newControl(ctx, conn, s.Options.Idle, func(p Phase) { s.emit(Event{Event: "phase", Side: "target", Phase: p}) })
+	if err := conn.WriteJSON(frameOffer, s.offer); err != nil {
+		return err
+	}
+	var a accept
+	if err := s.control.expect(ctx, frameAccept, &a); err != nil {
+		return err
+	}
+	if s.offer.Check {
+		return nil
+	}
+	if s.bulk, err = s.Dialer.Dial(ctx); err != nil {
+		return err
+	}
+	s.bulk.SetIdle(s.Options.Idle)
+	if s.Options.Bandwidth > 0 {
+		s.bulk.SetLimiter(stream.NewLimiter(s.Options.Bandwidth))
+	}
+	s.control.onLost(func(cause error) { s.bulk.Stop(cause) })
+	s.files.missing = a.Missing
+	return s.bulk.WriteJSON(frameAttach, attach{Token: a.Token})
+}
+
+// move is everything from the first file to the verdict.
+func (s *Source) move(ctx context.Context) error {
+	if err := s.journal.Enter(PreCopying); err != nil {
+		return err
+	}
+	ready := make(chan error, 1)
+	go func() { ready <- s.startSession(ctx) }()
+	err := s.files.sendLive(ctx, s.bulk, s.progress)
+	if serr := <-ready; err == nil {
+		err = serr
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.net.Arm(ctx); err != nil {
+		return err
+	}
+	if err := s.control.wait(ctx, frameReady); err != nil {
+		return err
+	}
+	return s.dump(ctx)
+}
+
+// startSession starts CRIU beside the pod, which still runs, and makes what it needs.
+func (s *Source) startSession(ctx context.Context) (err error) {
+	if s.images, err = runtime.DetachedTmpfs([]string{"mode=700", "size=1g"}, 0); err != nil {
+		return err
+	}
+	s.sender = pages.NewSender(s.bulk, pages.Options{})
+	env := criu.Env{
+		NetNS: s.net.File(), Cache: s.Options.CacheDir, Log: s.Log, Files: []*os.File{s.sender.File()},
+	}
+	if s.session, err = criu.Start(ctx, s.binary, env); err != nil {
+		return err
+	}
+	start, err := pod.StartTime(s.session.Pid())
+	if err != nil {
+		return err
+	}
+	return s.journal.NoteCriu(pod.Process{Pid: s.session.Pid(), StartTime: start})
+}
+
+// dump lets CRIU dump the pod: it asks before it seizes the pod, which is when
+// the pod is frozen, and when all is written, which is when the hosts decide.
+func (s *Source) dump(ctx context.Context) error {
+	options, err := runtime.DumpOptions(&runtime.DumpRequest{
+		Container: s.Pod.Container, Mounts: &s.offer.Mounts, Images: s.images, Pages: criu.FirstFile,
+		Freezer: s.cgroup.FreezerPath(), TTY: s.offer.Record.TTY,
+	})
+	if err != nil {
+		return err
+	}
+	var cause error
+	memory := make(chan error, 1)
+	callbacks := criu.Callbacks{
+		PreDump: func() error {
+			if cause = s.freeze(ctx); cause != nil {
+				return cause
+			}
+			go func() { memory <- s.sendMemory(ctx) }()
+			return nil
+		},
+		PostDump: func() error {
+			s.timings.mark("dump", s.frozen)
+			cause = s.park(ctx, memory)
+			return cause
+		},
+	}
+	var resp *rpc.CriuDumpResp
+	resp, err = s.session.Dump(ctx, options, callbacks)
+	_ = resp
+	if s.journal.Phase().Decided() {
+		return nil // what CRIU says of the tree that was killed under it does not matter
+	}
+	s.sender.Abort()
+	return firstCause(ctx, cause, err, memory, s.control)
+}
+
+// freeze stops the pod, cuts it from the network and tells the target that the
+// address is its own now. The clients' pause begins here.
+func (s *Source) freeze(ctx context.Context) error {
+	if err := s.journal.Enter(Frozen); err != nil {
+		return err
+	}
+	s.frozen = time.Now()
+	if err := s.cgroup.Freeze(ctx); err != nil {
+		return err
+	}
+	if err := s.net.Lock(ctx); err != nil {
+		return err
+	}
+	if err := s.control.conn.WriteJSON(frameFrozen, struct{}{}); err != nil {
+		return err
+	}
+	s.timings.mark("freeze", s.frozen)
+	s.files.startDelta(ctx)
+	return nil
+}
+
+// sendMemory runs the page channel until CRIU has sent all pages.
+func (s *Source) sendMemory(ctx context.Context) error {
+	if err := s.bulk.WriteJSON(frameSection, section{Kind: sectionMemory}); err != nil {
+		return err
+	}
+	stats, err := s.sender.Run(ctx)
+	s.result.MemoryBytes = stats.Bytes
+	s.timings.mark("memory", s.frozen)
+	return err
+}
+
+// park is called with the whole pod stopped and all images written. Its nil is
+// the verdict that the pod is the target's.
+func (s *Source) park(ctx context.Context, memory <-chan error) error {
+	if err := <-memory; err != nil {
+		return fmt.Errorf("send memory: %w", err)
+	}
+	if err := s.files.sendFrozen(ctx, s.bulk, s.images); err != nil {
+		return err
+	}
+	if err := s.bulk.WriteJSON(frameSection, section{Kind: sectionEnd}); err != nil {
+		return err
+	}
+	s.timings.mark("sent", s.frozen)
+	if err := s.journal.Enter(Sent); err != nil {
+		return err
+	}
+	// Should CRIU die from here on, the pod must not run: the freezer holds it.
+	if err := fence(s.cgroup); err != nil {
+		return err
+	}
+	if err := s.tellSupervisor(ctx, s.Options.Peer); err != nil {
+		return err
+	}
+	var p prepared
+	if err := s.control.expect(ctx, framePrepared, &p); err != nil {
+		return err
+	}
+	s.timings.mark("prepared", s.frozen)
+	s.timings.add("target_", p.Timings)
+	return s.commit()
+}
+
+// commit makes the pod the target's: durable first, then the processes here
+// are killed, then the target is told.
+func (s *Source) commit() error {
+	if err := s.journal.Enter(Committed); err != nil {
+		return err
+	}
+	if err := kill(s.cgroup); err != nil {
+		s.Log.Error("kill the pod's processes", "pod", s.Pod.ID(), "error", err.Error())
+	}
+	if err := s.control.conn.WriteJSON(frameCommit, struct{}{}); err != nil {
+		s.Log.Warn("tell the target to go on", "error", err.Error())
+	}
+	s.timings.mark("commit", s.frozen)
+	return nil
+}
+
+// tellSupervisor announces to the pod's supervisor that the pod will be gone
+// (peer) or stays (empty).
+func (s *Source) tellSupervisor(ctx context.Context, peer string) error {
+	if !s.Pod.Supervised() {
+		return nil
+	}
+	_, err := pod.Ask(ctx, s.Pod.Dir(), pod.Request{Op: pod.OpMoved, Peer: peer})
+	return err
+}
+
+// complete makes sure that the target runs the pod and removes it here.
+func (s *Source) complete(ctx context.Context, err error) error {
+	var r running
+	if err == nil {
+		err = s.control.expect(ctx, frameRunning, &r)
+	}
+	if err != nil {
+		s.emit(Event{Event: "retry", Detail: err.Error()})
+		st, derr := deliver(ctx, s.Dialer, s.journal, "commit", s.Log)
+		if derr != nil {
+			return &UnresolvedError{Pod: s.Pod.ID(), Peer: s.Options.Peer, Err: derr}
+		}
+		r.HeldFrames = st.HeldFrames
+	}
+	s.result.PauseMS = milliseconds(time.Since(s.frozen))
+	s.result.HeldFrames = r.HeldFrames
+	s.timings.add("target_", r.Timings)
+	s.timings.mark("running", s.frozen)
+	s.result.Bytes, s.result.FileBytes = s.bytes()
+	s.result.Result = "migrated"
+	_ = s.session.Close()
+	return s.leave(ctx)
+}
+
+// leave removes everything of the pod from this host.
+func (s *Source) leave(ctx context.Context) error {
+	kept, err := forget(ctx, s.Pod, s.journal)
+	s.result.Log = kept
+	if err != nil {
+		return fmt.Errorf("the pod runs on %s; remove what is left of it here: %w", s.Options.Peer, err)
+	}
+	return s.guard.release()
+}
+
+// abort lets the pod go on here and tells the target.
+func (s *Source) abort(ctx context.Context, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if s.session != nil {
+		_ = s.session.Close()
+	}
+	_ = s.tellSupervisor(ctx, "")
+	if err := resume(ctx, s.Pod, s.journal); err != nil {
+		return fmt.Errorf("%w; let the pod go on: %w", cause, err)
+	}
+	if s.control == nil || s.control.accepted() {
+		if s.tellAbort(ctx) != nil {
+			return fmt.Errorf("%w (the pod goes on here; the target will be told when it answers)", cause) // by the guard
+		}
+	}
+	if err := s.journal.Remove(); err != nil {
+		return errors.Join(cause, err)
+	}
+	return errors.Join(cause, s.guard.release())
+}
+
+// tellAbort tells the target to drop the pod, on the connection there is or on
+// a new one.
+func (s *Source) tellAbort(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if s.control != nil {
+		if s.control.conn.WriteJSON(frameAbort, struct{}{}) == nil && s.control.wait(ctx, frameDiscarded) == nil {
+			return nil
+		}
+	}
+	_, err := deliver(ctx, s.Dialer, s.journal, "abort", s.Log)
+	return err
+}
+
+func (s *Source) close() {
+	if s.control != nil {
+		s.control.close()
+	}
+	if s.bulk != nil {
+		_ = s.bulk.Close()
+	}
+	if s.session != nil {
+		_ = s.session.Close()
+	}
+	if s.images != nil {
+		s.images.Close()
+	}
+	if s.net != nil {
+		_ = s.net.Close()
+	}
+	if s.guard != nil {
+		s.guard.close()
+	}
+}
