@@ -46,6 +46,28 @@ func (c *Cgroup) Thaw(ctx context.Context) error {
 	return nil
 }
 
+// FreezeNow asks the freezer to stop the group and returns at once. What the group's processes do until they have stopped is
+// not bounded; a process that is stopped otherwise, by ptrace for instance, will run into the freezer when it is let go.
+func (c *Cgroup) FreezeNow() error { return c.wish(true) }
+
+// ThawNow asks the freezer to let the group run and returns at once.
+func (c *Cgroup) ThawNow() error { return c.wish(false) }
+
+func (c *Cgroup) wish(freeze bool) error {
+	verb := "thaw"
+	if freeze {
+		verb = "freeze"
+	}
+	f, err := c.freezer()
+	if err == nil {
+		err = writeFile(f.control, f.word(freeze))
+	}
+	if err != nil {
+		return fmt.Errorf("%s cgroup %s: %w", verb, c.path, err)
+	}
+	return nil
+}
+
 // Frozen says whether all processes of the group have stopped. While a freeze is under way it is false.
 func (c *Cgroup) Frozen() (bool, error) {
 	f, err := c.freezer()
@@ -91,6 +113,14 @@ func (c *Cgroup) freezer() (*freezer, error) {
 	return nil, errors.New("no freezer hierarchy is mounted")
 }
 
+// word returns what to write for a freeze or a thaw.
+func (f *freezer) word(freeze bool) string {
+	if freeze {
+		return f.freeze
+	}
+	return f.thaw
+}
+
 // frozen says what the content of the state file means.
 func (f *freezer) frozen(s string) bool {
 	if f.v2 {
@@ -111,10 +141,7 @@ func (f *freezer) reached(s string, freeze bool) bool {
 // of a millisecond for a few processes, then with short sleeps. A v1 freeze can hang when a process forks at the wrong
 // moment; writing the wish again helps, as it tells the newcomer too.
 func (f *freezer) set(ctx context.Context, freeze bool) error {
-	wish := f.thaw
-	if freeze {
-		wish = f.freeze
-	}
+	wish := f.word(freeze)
 	if err := writeFile(f.control, wish); err != nil {
 		return err
 	}
