@@ -135,6 +135,9 @@ func (c *Conn) WriteAhead(typ uint8) *Writer {
 	return w
 }
 
+// Done is closed when the writer has ended, be it by an error.
+func (w *Writer) Done() <-chan struct{} { return w.done }
+
 // Buffer returns an empty payload buffer of capacity MaxPayload, or the error that ended the writer.
 func (w *Writer) Buffer() ([]byte, error) {
 	select {

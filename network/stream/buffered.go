@@ -1,8 +1,11 @@
 package stream
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 )
 
 // Sizes of the buffers below TLS: a record is 16 KiB, a system call should move many.
@@ -28,6 +31,7 @@ type buffered struct {
 	mu     sync.Mutex
 	corked bool
 	out    []byte
+	owner  atomic.Pointer[Conn] // whose idle time counts; nil: nobody's
 }
 
 // NetConn returns the connection below, as tls.Conn's method of that name does.
@@ -55,7 +59,7 @@ func (b *buffered) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.corked {
-		return b.Conn.Write(p)
+		return b.write(p)
 	}
 	if len(b.out)+len(p) > bufferedWrite {
 		if err := b.flush(); err != nil {
@@ -63,7 +67,7 @@ func (b *buffered) Write(p []byte) (int, error) {
 		}
 	}
 	if len(p) > bufferedWrite {
-		return b.Conn.Write(p)
+		return b.write(p)
 	}
 	b.out = append(b.out, p...)
 	return len(p), nil
@@ -99,9 +103,30 @@ func (b *buffered) flush() error {
 	if len(b.out) == 0 {
 		return nil
 	}
-	_, err := b.Conn.Write(b.out)
+	_, err := b.write(b.out)
 	b.out = b.out[:0]
 	return err
+}
+
+// write is the inner connection's Write under the owner's idle time. Below TLS a write that ran out of time can be taken up again where it
+// stopped, so it goes on as long as the peer takes a byte now and then, or at least says that it lives.
+func (b *buffered) write(p []byte) (int, error) {
+	owner := b.owner.Load()
+	if owner == nil {
+		return b.Conn.Write(p)
+	}
+	done := 0
+	for {
+		if err := owner.wdead.push(owner); err != nil {
+			return done, err
+		}
+		n, err := b.Conn.Write(p[done:])
+		done += n
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 && !owner.heardLately() {
+			return done, err
+		}
+		owner.wdead.expire()
+	}
 }
 
 // findBuffered looks for a Buffered connection below c.

@@ -22,8 +22,9 @@ const (
 // After any error other than a failed decode of a document the connection is unusable and should be closed.
 type Conn struct {
 	nc    net.Conn
-	below *buffered // nil if there is none
-	idle  atomic.Int64
+	below *buffered    // nil if there is none
+	idle  atomic.Int64 // a duration
+	heard atomic.Int64 // when something was last read, Unix nanoseconds
 	meter Meter
 
 	stopOnce sync.Once
@@ -47,6 +48,10 @@ type Conn struct {
 func NewConn(nc net.Conn) *Conn {
 	c := &Conn{nc: nc, below: findBuffered(nc), stopped: make(chan struct{}), first: make([]byte, firstSize)}
 	c.rdead.set, c.wdead.set = nc.SetReadDeadline, nc.SetWriteDeadline
+	if c.below != nil {
+		c.wdead.set = c.below.SetWriteDeadline
+		c.below.owner.Store(c)
+	}
 	return c
 }
 
@@ -56,8 +61,10 @@ func (c *Conn) NetConn() net.Conn { return c.nc }
 // Meter returns the connection's byte counters.
 func (c *Conn) Meter() *Meter { return &c.meter }
 
-// SetIdle sets how long the peer may be silent while something is read from it, and may take nothing (a quarter of a megabyte at most is
-// asked for at a time) while something is written to it. Beyond that the operation fails with [os.ErrDeadlineExceeded]. 0 waits forever.
+// SetIdle sets how long the peer may be silent while something is read from it, and may take nothing and say nothing while something is
+// written to it. Beyond that the operation fails with [os.ErrDeadlineExceeded]. 0, the default, waits forever. Transfers of trees and pages
+// ping the peer meanwhile; at other times that is up to the user of the connection. Without a [Buffered] connection below TLS the peer must
+// take 64 KiB in that time.
 func (c *Conn) SetIdle(d time.Duration) { c.idle.Store(int64(d)) }
 
 // SetLimiter holds what is written to l's rate; nil removes the limit.
@@ -112,14 +119,27 @@ func (c *Conn) String() string {
 	return "peer"
 }
 
+// heardLately says whether the peer sent anything within the idle time.
+func (c *Conn) heardLately() bool {
+	return time.Now().UnixNano()-c.heard.Load() < c.idle.Load()
+}
+
+// Pinging starts pings often enough for a peer with the same idle time, until stop is called. Without an idle time it does nothing.
+func (c *Conn) Pinging() (stop func()) {
+	idle := time.Duration(c.idle.Load())
+	if idle == 0 {
+		return func() {}
+	}
+	return c.KeepAlive(idle / 4)
+}
+
 // Ping sends an empty frame that resets the peer's idle clock.
 func (c *Conn) Ping() error { return c.write(TypePing, 0, nil) }
 
 // KeepAlive sends a ping whenever nothing was written for about every, until stop is called. Errors are left to the next write.
 func (c *Conn) KeepAlive(every time.Duration) (stop func()) {
-	done, ended := make(chan struct{}), make(chan struct{})
+	done := make(chan struct{})
 	go func() {
-		defer close(ended)
 		ticker := time.NewTicker(every)
 		defer ticker.Stop()
 		last := c.meter.wireSent.Load()
@@ -140,7 +160,7 @@ func (c *Conn) KeepAlive(every time.Duration) (stop func()) {
 			}
 		}
 	}()
-	return sync.OnceFunc(func() { close(done); <-ended })
+	return sync.OnceFunc(func() { close(done) })
 }
 
 // WriteJSON sends v as a control frame. It fails with ErrTooLarge if v takes more than MaxPayload bytes.
@@ -192,9 +212,6 @@ func (c *Conn) writeWire(h header, p []byte) error {
 	if c.below == nil {
 		return err
 	}
-	if err == nil {
-		err = c.wdead.push(c)
-	}
 	if err != nil {
 		c.below.drop()
 		return err
@@ -216,8 +233,10 @@ func (c *Conn) writeSlice(p []byte) error {
 			return err
 		}
 	}
-	if err := c.wdead.push(c); err != nil {
-		return err
+	if c.below == nil { // else it does that itself
+		if err := c.wdead.push(c); err != nil {
+			return err
+		}
 	}
 	if _, err := c.nc.Write(p); err != nil {
 		return err
@@ -272,6 +291,7 @@ func (c *Conn) readFrame(buf *[]byte) (Frame, error) {
 			return Frame{}, err
 		}
 	}
+	c.heard.Store(time.Now().UnixNano())
 	c.meter.received(len(*buf), headerSize+h.length)
 	return Frame{Type: h.typ, Control: h.flags&flagJSON != 0, Payload: *buf}, nil
 }
@@ -347,6 +367,9 @@ func (d *deadline) push(c *Conn) error {
 	}
 	return c.alive()
 }
+
+// expire makes the next push set the deadline.
+func (d *deadline) expire() { d.last = time.Time{} }
 
 // alive reports the cause if the connection was stopped, and repeats the deadline of Stop, which a push may just have overwritten.
 func (c *Conn) alive() error {

@@ -43,6 +43,7 @@ func Receive(ctx context.Context, c *Conn, root string, limits Limits) (Stats, e
 		return Stats{}, err
 	}
 	defer b.close()
+	defer c.Pinging()()
 	release := c.Watch(ctx)
 	r := newTreeReceiver(b, limits.withDefaults())
 	err = r.receive(c)

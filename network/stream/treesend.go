@@ -49,6 +49,7 @@ func Send(ctx context.Context, c *Conn, root string, change Change) (Stats, erro
 		return Stats{}, err
 	}
 	defer b.close()
+	defer c.Pinging()()
 	release := c.Watch(ctx)
 	stats, err := sendTree(ctx, c, b, &change)
 	if stopped := release(); stopped != nil && err != nil {

@@ -1,0 +1,165 @@
+package pages
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/zap-migrate/zap/network/stream"
+)
+
+// A batch is the payload of one data frame: a piece of what CRIU wrote, cut at whole commands and pages, from which pages of zeros were
+// taken out; then marks that say where; then their number.
+//
+//	commands and pages ...  | mark ... | u32 count
+//	mark: u32 offset in the first part, u32 pages (big endian, sorted by offset)
+const (
+	markSize  = 8
+	markCount = 4
+	maxMarks  = 2048
+	// batchRoom is how much of a payload commands and pages may take.
+	batchRoom = stream.MaxPayload - maxMarks*markSize - markCount
+)
+
+// mark is a run of zero pages that was taken out at an offset.
+type mark struct{ offset, pages uint32 }
+
+// appendMarks completes a batch.
+func appendMarks(b []byte, marks []mark) []byte {
+	for _, m := range marks {
+		b = binary.BigEndian.AppendUint32(b, m.offset)
+		b = binary.BigEndian.AppendUint32(b, m.pages)
+	}
+	return binary.BigEndian.AppendUint32(b, uint32(len(marks)))
+}
+
+// cutMarks is the inverse of appendMarks. The marks are appended to into.
+func cutMarks(b []byte, into []mark) ([]byte, []mark, error) {
+	if len(b) < markCount {
+		return nil, nil, fmt.Errorf("%w: batch of %d bytes", errProtocol, len(b))
+	}
+	body := len(b) - markCount
+	count := binary.BigEndian.Uint32(b[body:])
+	if count > maxMarks || int(count)*markSize > body {
+		return nil, nil, fmt.Errorf("%w: batch with %d marks", errProtocol, count)
+	}
+	body -= int(count) * markSize
+	last := uint32(0)
+	for i := range int(count) {
+		at := b[body+i*markSize:]
+		m := mark{binary.BigEndian.Uint32(at), binary.BigEndian.Uint32(at[4:])}
+		if m.offset < last || int(m.offset) > body || m.pages == 0 {
+			return nil, nil, fmt.Errorf("%w: mark at %d", errProtocol, m.offset)
+		}
+		last = m.offset
+		into = append(into, m)
+	}
+	return b[:body], into, nil
+}
+
+// batch is a batch in the making. CRIU's stream is read to the end of buf; what was understood of it lies before done.
+type batch struct {
+	buf   []byte // buf[:done] is complete commands and pages without zeros, buf[done:] has just been read
+	done  int
+	marks []mark
+
+	left  uint64 // bytes of pages that are still to come for the last command; this and stats are of the stream, not of one batch
+	stats Stats
+}
+
+var zeroPage = make([]byte, pageSize)
+
+// isZero says whether a page holds nothing but zeros. It looks at eight bytes of most others.
+func isZero(page []byte) bool {
+	return binary.LittleEndian.Uint64(page) == 0 && bytes.Equal(page, zeroPage)
+}
+
+// full says whether the batch should be sent: there is too little room for a sensible read, or for the marks of another.
+func (t *batch) full() bool {
+	const sensible = 64 << 10
+	return batchRoom-len(t.buf) < sensible || len(t.marks) == maxMarks
+}
+
+// next takes commands and pages from what was read until it meets a command that wants an answer, which it returns, or needs more bytes.
+func (t *batch) next() (*command, error) {
+	from := t.done
+	for len(t.marks) < maxMarks {
+		if t.left > 0 {
+			n := min(uint64(len(t.buf)-from), t.left) / pageSize * pageSize
+			if n == 0 {
+				break
+			}
+			from = t.takePages(from, int(n))
+			continue
+		}
+		if len(t.buf)-from < criuHeader {
+			break
+		}
+		c, err := parseCommand(t.buf[from:])
+		if err != nil {
+			return nil, err
+		}
+		t.keep(from, criuHeader)
+		from += criuHeader
+		t.left = c.data()
+		t.stats.Pages += int64(t.left / pageSize)
+		if c.op == criuOpen || c.op == criuOpen2 {
+			t.stats.Images++
+		}
+		if c.op == criuOpen2 || c.op == criuClose || c.op == criuForceClose {
+			t.settle(from)
+			return &c, nil
+		}
+	}
+	t.settle(from)
+	return nil, nil
+}
+
+// keep moves n bytes at from to the end of what is done.
+func (t *batch) keep(from, n int) {
+	if from != t.done {
+		copy(t.buf[t.done:], t.buf[from:from+n])
+	}
+	t.done += n
+}
+
+// settle moves what was not understood yet, from on, behind what is done.
+func (t *batch) settle(from int) {
+	rest := len(t.buf) - from
+	if from != t.done {
+		copy(t.buf[t.done:], t.buf[from:])
+	}
+	t.buf = t.buf[:t.done+rest]
+}
+
+// takePages takes up to n bytes of whole pages at from, without the zero ones, and returns where it stopped.
+func (t *batch) takePages(from, n int) int {
+	size := int(pageSize)
+	start, end := from, from+n
+	for p := from; p < end; p += size {
+		if !isZero(t.buf[p : p+size]) {
+			continue
+		}
+		t.keep(start, p-start)
+		t.mark()
+		start = p + size
+		if len(t.marks) == maxMarks {
+			end = start
+		}
+	}
+	t.keep(start, end-start)
+	t.left -= uint64(end - from)
+	t.stats.Bytes += int64(end - from)
+	return end
+}
+
+// mark notes one zero page at the end of what is done.
+func (t *batch) mark() {
+	t.stats.ZeroPages++
+	t.stats.Bytes -= int64(pageSize)
+	if k := len(t.marks); k > 0 && int(t.marks[k-1].offset) == t.done {
+		t.marks[k-1].pages++
+		return
+	}
+	t.marks = append(t.marks, mark{uint32(t.done), 1})
+}
