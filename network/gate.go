@@ -33,7 +33,10 @@ func (n *Network) Gate(ctx context.Context) error {
 	if err := n.gate(); err != nil {
 		return fmt.Errorf("close network gate: %w", hookError(err))
 	}
-	return nil
+	if err := n.findLinks(); err != nil {
+		return err
+	}
+	return n.openSpeaker(n.podLink) // Announce comes when time counts
 }
 
 // Gated reports whether the gate is closed, by whichever process.
@@ -51,6 +54,7 @@ func (n *Network) Ungate(ctx context.Context) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.gated = false
 	if err := n.deleteTable(gateTable); err != nil {
 		return fmt.Errorf("open network gate: %w", err)
 	}
@@ -59,6 +63,7 @@ func (n *Network) Ungate(ctx context.Context) error {
 
 // gate first drops everything and then adds what may pass, and what is turned aside last.
 func (n *Network) gate() error {
+	n.lingers.Wait() // the Holder of a gate before this one
 	c, err := n.firewall()
 	if err != nil {
 		return err
@@ -93,7 +98,11 @@ func (n *Network) gate() error {
 	if err := n.addForwardRule(in, loopbackIndex, setMark(markArrived)); err != nil {
 		return err
 	}
-	return n.addForwardRule(out, loopbackIndex, setMark(markLeaving))
+	if err := n.addForwardRule(out, loopbackIndex, setMark(markLeaving)); err != nil {
+		return err
+	}
+	n.gated = true
+	return nil
 }
 
 // injectedSource matches frames whose source address has the group bit set, which no frame has that came over a bridge, and clears the bit: that is how

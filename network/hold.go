@@ -61,8 +61,10 @@ func (n *Network) Hold(ctx context.Context, limitBytes int64) (*Holder, error) {
 	if err := h.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("hold frames: %w", err), h.close())
 	}
-	if err := n.gate(); err != nil {
-		return nil, errors.Join(fmt.Errorf("hold frames: %w", hookError(err)), h.close())
+	if !n.gated {
+		if err := n.gate(); err != nil {
+			return nil, errors.Join(fmt.Errorf("hold frames: %w", hookError(err)), h.close())
+		}
 	}
 	if err := h.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("hold frames: %w", err), h.close())
@@ -227,7 +229,7 @@ func (h *Holder) Release(ctx context.Context) (int, error) {
 		return frames, fmt.Errorf("release held frames: %w", err)
 	}
 	frames += h.pump()
-	h.done = true
+	h.done, h.n.gated = true, false
 	h.n.lingers.Go(h.linger)
 	return frames, nil
 }

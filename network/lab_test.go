@@ -2,8 +2,6 @@ package network
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -17,11 +15,11 @@ import (
 // lab is two hosts, a switch and a client, each a fresh network namespace. Every host has a bridge br0 whose port up leads to the switch, which
 // is a bridge br0 too.
 type lab struct {
-	t                    *testing.T
-	sw, client           *space
-	hostA, hostB         *space
-	clientMAC            net.HardwareAddr
-	client4, client6     netip.Addr
+	t                *testing.T
+	sw, client       *space
+	hostA, hostB     *space
+	clientMAC        net.HardwareAddr
+	client4, client6 netip.Addr
 }
 
 // space is one namespace of the lab.
@@ -167,25 +165,9 @@ func listen(t *testing.T, ns *os.File, network, address string) net.Listener {
 	return ln
 }
 
-// dial connects from a namespace.
+// dial connects from a namespace. The address is a literal one, so that net.Dial stays on this thread.
 func dial(ns *os.File, address string, timeout time.Duration) (net.Conn, error) {
 	var c net.Conn
-	err := inside(ns, func() error {
-		// A name is an address here and one family is tried, so that Dial stays on this thread.
-		a, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return err
-		}
-		c, err = dialOn(a, timeout)
-		return err
-	})
+	err := inside(ns, func() (err error) { c, err = net.DialTimeout("tcp", address, timeout); return err })
 	return c, err
-}
-
-// dialOn opens the socket on the calling thread, which net.Dial does not promise.
-func dialOn(a netip.AddrPort, timeout time.Duration) (net.Conn, error) {
-	family, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As16AsFour()})
-	_ = family
-	_ = sa
-	return nil, errors.New(fmt.Sprint(timeout))
 }

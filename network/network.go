@@ -34,6 +34,7 @@ type Network struct {
 	cfg      Config
 	podLink  int // index, 0: not known
 	hostLink int
+	gated    bool          // this Network closed the gate
 	speaker  *packetSocket // sends announcements from the pod's link
 	lingers  sync.WaitGroup
 }
@@ -230,12 +231,18 @@ func sameFile(a, b *os.File) (bool, error) {
 	return os.SameFile(ia, ib), nil
 }
 
-// onThread runs f on an OS thread of its own that ends with it, so f may change the thread's namespace.
+// onThread runs f on an OS thread of its own that ends with it, so f may change the thread's namespace. It is never the process's first thread: that
+// one does not end, and /proc/PID shows its namespaces as the process's.
 func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- f()
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			done <- onThread(f) // elsewhere, as long as this thread is taken
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- f() // not unlocked: the thread ends with the goroutine
 	}()
 	return <-done
 }

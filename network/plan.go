@@ -196,9 +196,9 @@ func (s step) String() string {
 	case addAddress:
 		return fmt.Sprintf("ip -n pod addr replace %s dev %s nodad", s.prefix, link)
 	case deleteRoute:
-		return fmt.Sprintf("ip -n pod route delete %s dev %s", s.route.text(), link)
+		return fmt.Sprintf("%s route delete %s dev %s", s.route.ip(), s.route.text(), link)
 	case addRoute:
-		return fmt.Sprintf("ip -n pod route replace %s dev %s", s.route.text(), link)
+		return fmt.Sprintf("%s route replace %s dev %s", s.route.ip(), s.route.text(), link)
 	case setNeighbour:
 		return fmt.Sprintf("ip -n pod neigh replace %s dev %s", s.neighbour.text(), link)
 	}
@@ -224,13 +224,18 @@ func (s step) pairCommand() string {
 	return b.String()
 }
 
+// ip is the beginning of a route command: a default route does not show its family.
+func (r Route) ip() string {
+	if r.Destination.Addr().Is6() {
+		return "ip -6 -n pod"
+	}
+	return "ip -n pod"
+}
+
 func (r Route) text() string {
 	s := r.Destination.String()
 	if r.Destination.Bits() == 0 {
 		s = "default"
-		if r.Destination.Addr().Is6() {
-			s = "default6"
-		}
 	}
 	if r.Gateway.IsValid() {
 		s += " via " + r.Gateway.String()

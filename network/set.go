@@ -26,7 +26,7 @@ func (n *Network) Up(ctx context.Context, c Config) error {
 // duplicate detection, routes, neighbours, sysctls. Repeating it changes nothing. It does not touch the bridge, which is for Attach.
 // Neighbours that c does not name stay, as do addresses and routes that a router advertised.
 func (n *Network) Set(ctx context.Context, c Config) error {
-	if err := c.Validate(); err != nil {
+	if err := errors.Join(ctx.Err(), c.Validate()); err != nil {
 		return err
 	}
 	n.mu.Lock()
@@ -150,11 +150,7 @@ func (n *Network) applyInPod(s step) error {
 	link := indexed(n.podLink)
 	switch s.do {
 	case setMAC:
-		mac, err := parseMAC(s.c.MAC)
-		if err != nil {
-			return err
-		}
-		return n.pod.LinkSetHardwareAddr(link, mac)
+		return n.setMAC(s)
 	case setMTU:
 		return n.pod.LinkSetMTU(link, s.mtu)
 	case linkUp:
@@ -174,6 +170,26 @@ func (n *Network) applyInPod(s step) error {
 		return n.pod.NeighSet(n.neighbour(s.neighbour))
 	}
 	return fmt.Errorf("action %d is not known", s.do)
+}
+
+// setMAC changes the pod's own address and with it the link-local one, which the kernel makes from it only when the link comes up.
+func (n *Network) setMAC(s step) error {
+	mac, err := parseMAC(s.c.MAC)
+	if err != nil {
+		return err
+	}
+	link, err := n.pod.LinkByIndex(n.podLink)
+	if err != nil {
+		return err
+	}
+	if err := n.pod.LinkSetHardwareAddr(link, mac); err != nil {
+		return err
+	}
+	old := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(linkLocal(link.Attrs().HardwareAddr), 64))}
+	if err := n.pod.AddrDel(link, old); err != nil { // it had none: no IPv6, or another way of making it
+		return nil
+	}
+	return n.pod.AddrReplace(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(linkLocal(mac), 64)), Flags: unix.IFA_F_NODAD})
 }
 
 func (n *Network) addPair(s step) error {

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,8 +13,20 @@ import (
 )
 
 // Snapshot returns what travels: cfg with the addresses, routes, neighbours and sysctls that the namespace has now. HostLink and Bridge, which
-// are the host's, are cfg's own. Of the sysctls it takes those that differ from a fresh namespace's.
+// are the host's, are cfg's own. Of the sysctls it takes those that differ from a fresh namespace's, which takes a few milliseconds.
 func Snapshot(ctx context.Context, n *Network, cfg Config) (Config, error) {
+	c, err := Refresh(ctx, n, cfg)
+	if err != nil {
+		return c, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c.Sysctls, err = n.sysctls(c.link())
+	return c, err
+}
+
+// Refresh is Snapshot without the sysctls, which stay cfg's: cheap enough for the time in which the pod is frozen.
+func Refresh(ctx context.Context, n *Network, cfg Config) (Config, error) {
 	c := cfg.Clone()
 	if err := ctx.Err(); err != nil {
 		return c, err
@@ -40,8 +53,7 @@ func Snapshot(ctx context.Context, n *Network, cfg Config) (Config, error) {
 			c.Routes = append(c.Routes, r)
 		}
 	}
-	c.Sysctls, err = n.sysctls(c.link())
-	return c, err
+	return c, nil
 }
 
 func (n *Network) sysctls(link string) (map[string]string, error) {
@@ -66,29 +78,25 @@ type entries struct {
 func (n *Network) entries(mac net.HardwareAddr) (entries, error) {
 	var e entries
 	link := indexed(n.podLink)
-	addrs, err := n.pod.AddrList(link, netlink.FAMILY_ALL)
+	addrs, err := dump(func() ([]netlink.Addr, error) { return n.pod.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return e, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
-		p, ok := prefixOf(a.IPNet)
-		switch {
-		case !ok || p.Addr() == linkLocal(mac):
-		case a.Flags&unix.IFA_F_PERMANENT == 0:
-			e.advertisedAddresses = append(e.advertisedAddresses, p)
-		default:
-			e.addresses = append(e.addresses, p)
-		}
+		e.addAddress(a, mac)
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := n.pod.RouteListFiltered(family, &netlink.Route{LinkIndex: n.podLink}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+		filter := &netlink.Route{LinkIndex: n.podLink} // with the table unspecified: of all tables
+		routes, err := dump(func() ([]netlink.Route, error) {
+			return n.pod.RouteListFiltered(family, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return e, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range routes {
 			e.addRoute(r, family)
 		}
-		neighbours, err := n.pod.NeighList(n.podLink, family)
+		neighbours, err := dump(func() ([]netlink.Neigh, error) { return n.pod.NeighList(n.podLink, family) })
 		if err != nil {
 			return e, fmt.Errorf("list neighbours: %w", err)
 		}
@@ -97,6 +105,29 @@ func (n *Network) entries(mac net.HardwareAddr) (entries, error) {
 		}
 	}
 	return e, nil
+}
+
+// dump repeats a listing that a change in the kernel interrupted.
+func dump[T any](list func() ([]T, error)) ([]T, error) {
+	const tries = 10
+	for i := 1; ; i++ {
+		all, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || i == tries {
+			return all, err
+		}
+	}
+}
+
+// addAddress keeps all but the one that the kernel makes from the link's own.
+func (e *entries) addAddress(a netlink.Addr, mac net.HardwareAddr) {
+	p, ok := prefixOf(a.IPNet)
+	switch {
+	case !ok || p.Addr() == linkLocal(mac):
+	case a.Flags&unix.IFA_F_PERMANENT == 0:
+		e.advertisedAddresses = append(e.advertisedAddresses, p)
+	default:
+		e.addresses = append(e.addresses, p)
+	}
 }
 
 // addRoute keeps unicast routes that somebody set; the kernel makes its own from the addresses.
