@@ -1,0 +1,149 @@
+package boot
+
+import (
+	"fmt"
+	"strings"
+	"unsafe"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// workingDir makes the working directory if it is missing: it may be the first thing that is ever asked of an image.
+func (c *compiler) workingDir() {
+	dir := inside(c.spec.Process.Cwd)
+	c.on("make working directory "+c.spec.Process.Cwd, "process.cwd")
+	found := new(label)
+	c.inRoot("dir", dir, flagsPath).ignore(unix.ENOENT).then(found)
+	c.makeDirs(dir)
+	c.place(found)
+	c.close("dir")
+}
+
+// pivot makes the root file system the process's root and lets go of the host's.
+func (c *compiler) pivot() {
+	if c.facts.NoPivot {
+		c.on("move root to /", "root.path")
+		c.do(unix.SYS_FCHDIR, c.reg("root"))
+		c.do(unix.SYS_MOUNT, text("."), text("/"), null(), symbol(unix.MS_MOVE, namesMount), null())
+		c.do(unix.SYS_CHROOT, text("."))
+		c.do(unix.SYS_CHDIR, text("/"))
+	} else {
+		c.on("pivot to root", "root.path")
+		c.do(unix.SYS_OPENAT, cwd(), text("/"), symbol(flagsDir, namesOpen)).into("host")
+		c.do(unix.SYS_FCHDIR, c.reg("root"))
+		c.do(unix.SYS_PIVOT_ROOT, text("."), text("."))
+		c.on("detach the host's root", "")
+		c.do(unix.SYS_FCHDIR, c.reg("host"))
+		c.do(unix.SYS_MOUNT, null(), text("."), null(), symbol(unix.MS_REC|unix.MS_SLAVE, namesMount), null())
+		c.do(unix.SYS_UMOUNT2, text("."), symbol(unix.MNT_DETACH, namesUmount))
+		c.do(unix.SYS_CHDIR, text("/"))
+	}
+	if p := c.spec.Linux.RootfsPropagation; p != "" {
+		c.on("set propagation of / to "+p, "linux.rootfsPropagation")
+		flags := propagations[p]
+		if flags == 0 {
+			flags = propagations[strings.TrimPrefix(p, "r")] | unix.MS_REC
+		}
+		c.do(unix.SYS_MOUNT, null(), text("/"), null(), symbol(flags, namesMount), null())
+	}
+}
+
+// process makes the process what the specification says it is, up to the point where it is only to be executed.
+func (c *compiler) process(p *specs.Process) {
+	c.on("close the runtime's descriptors", "")
+	c.do(opClose, number(1))
+	c.chdir(p)
+	c.limits(p)
+	c.identity(p)
+	if p.NoNewPrivileges {
+		c.on("set no_new_privs", "process.noNewPrivileges")
+		c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_NO_NEW_PRIVS, namesPrctl), number(1), number(0), number(0), number(0))
+	}
+	umask := uint32(0o022)
+	if p.User.Umask != nil {
+		umask = *p.User.Umask
+	}
+	c.on("set umask", "process.user.umask")
+	c.do(unix.SYS_UMASK, symbol(umask, namesMode))
+	c.lookup(p)
+}
+
+// chdir changes to the working directory. No descriptor of the host's is open any more, so that no path through /proc/self/fd leads
+// there; a directory outside the root would show by a path that begins with "(unreachable)".
+func (c *compiler) chdir(p *specs.Process) {
+	c.on("change to working directory "+p.Cwd, "process.cwd")
+	c.do(unix.SYS_CHDIR, text(p.Cwd))
+	buf := new([4096]byte)
+	c.do(unix.SYS_GETCWD, memory(buf, showBytes), number(len(buf)))
+	c.do(opExpect, memory(buf, showBytes), text("/"), number(1))
+}
+
+// limits sets the resource limits. One on descriptors is always set: Go programs raise their own, and zap's is not to be inherited.
+func (c *compiler) limits(p *specs.Process) {
+	nofile := false
+	for i, r := range p.Rlimits {
+		resource, ok := rlimits[r.Type]
+		if !ok {
+			c.fail(fmt.Errorf("compile %s: limit %q is unknown (%[1]s: %[3]s)", c.facts.Document, r.Type, index("process.rlimits", i)))
+		}
+		nofile = nofile || resource == unix.RLIMIT_NOFILE
+		c.on("set limit "+r.Type, index("process.rlimits", i))
+		c.limit(resource, unix.Rlimit{Cur: r.Soft, Max: r.Hard})
+	}
+	if !nofile && c.facts.Nofile.Max != 0 {
+		c.on("set limit RLIMIT_NOFILE", "")
+		c.limit(unix.RLIMIT_NOFILE, c.facts.Nofile)
+	}
+}
+
+func (c *compiler) limit(resource int, r unix.Rlimit) {
+	c.do(unix.SYS_PRLIMIT64, number(0), number(resource), memory(&r, showLimit), null())
+}
+
+// rlimits are the resources of setrlimit(2); the numbers are the same on all machines that zap builds for.
+var rlimits = map[string]int{
+	"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5, "RLIMIT_NPROC": 6,
+	"RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10, "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12,
+	"RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
+}
+
+func showLimit(p unsafe.Pointer) string {
+	r := (*unix.Rlimit)(p)
+	return fmt.Sprintf("{cur=%d, max=%d}", r.Cur, r.Max)
+}
+
+// identity changes to the user, its groups and capabilities.
+func (c *compiler) identity(p *specs.Process) {
+	sets, err := parseCapabilities(p.Capabilities)
+	if err != nil {
+		c.fail(fmt.Errorf("compile %s: %w (%[1]s: process.capabilities)", c.facts.Document, err))
+	}
+	if held := c.facts.Capabilities; held != 0 && !c.users {
+		sets.limit(held)
+	}
+	c.bounding(sets.bounding)
+	c.on(fmt.Sprintf("become user %d:%d", p.User.UID, p.User.GID), "process.user")
+	c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_KEEPCAPS, namesPrctl), number(1), number(0), number(0), number(0))
+	c.groups(p.User.AdditionalGids)
+	c.do(unix.SYS_SETRESGID, number(p.User.GID), number(p.User.GID), number(p.User.GID))
+	c.do(unix.SYS_SETRESUID, number(p.User.UID), number(p.User.UID), number(p.User.UID))
+	c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_KEEPCAPS, namesPrctl), number(0), number(0), number(0), number(0))
+	// What a process may become by way of /proc/PID/exe is decided by this: the runtime's binary stays out of the container's reach.
+	c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_DUMPABLE, namesPrctl), number(0), number(0), number(0), number(0))
+	c.capabilities(sets)
+}
+
+// groups sets the supplementary groups; without any it clears the list.
+func (c *compiler) groups(gids []uint32) {
+	if len(gids) == 0 {
+		call := c.do(unix.SYS_SETGROUPS, number(0), null())
+		if c.users {
+			call.ignore(unix.EPERM) // a user namespace made without privileges forbids it
+		}
+		return
+	}
+	list := append([]uint32(nil), gids...)
+	show := func(unsafe.Pointer) string { return fmt.Sprint(list) }
+	c.do(unix.SYS_SETGROUPS, number(len(list)), memory(&list[0], show))
+}

@@ -1,0 +1,24 @@
+// Package nofile is the limit on open descriptors that this process was started with.
+//
+// Package syscall raises the soft limit when it is initialised and keeps the old value to itself. A container must not inherit the raised
+// one. This package imports nothing, so it is initialised before syscall (the language orders packages that are ready by their import
+// path), and asks the kernel first.
+package nofile
+
+// limit is struct rlimit64.
+type limit struct{ cur, max uint64 }
+
+var original = ask()
+
+func ask() (l limit) {
+	getrlimit(&l)
+	return l
+}
+
+// getrlimit fills l with RLIMIT_NOFILE; on an error it leaves it as it is.
+//
+//go:noescape
+func getrlimit(l *limit)
+
+// Original returns the soft and the hard limit from before the Go runtime changed it.
+func Original() (soft, hard uint64) { return original.cur, original.max }

@@ -1,0 +1,85 @@
+package boot
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Failure is an operation that failed in the child.
+type Failure struct {
+	// What is what the operation was for, Origin where it was asked for, Call the system call as the program's text shows it.
+	What, Origin, Call string
+	// Index is the operation's place in the program.
+	Index int
+	// Err is the kernel's answer; ErrNotFound when a program was not found in the directories of PATH.
+	Err error
+}
+
+// ErrNotFound is the cause when no directory of PATH has the program.
+var ErrNotFound = errors.New("executable file not found in $PATH")
+
+// Error returns for instance "mount tmpfs on /dev/shm: operation not permitted (config.json: mounts[3])".
+func (f *Failure) Error() string {
+	if f.Origin == "" {
+		return fmt.Sprintf("%s: %v", f.What, f.Err)
+	}
+	return fmt.Sprintf("%s: %v (%s)", f.What, f.Err, f.Origin)
+}
+
+// Unwrap returns the cause.
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Decode reads a message of the program's child: the mark that was reached, or a *Failure.
+func (p *Program) Decode(message []byte) (mark string, err error) {
+	if len(message) != 8 {
+		return "", fmt.Errorf("read report: %d bytes instead of 8", len(message))
+	}
+	i, errno := binary.NativeEndian.Uint32(message), int32(binary.NativeEndian.Uint32(message[4:]))
+	if int(i) >= len(p.Ops) {
+		return "", fmt.Errorf("read report: operation %d of %d", i, len(p.Ops))
+	}
+	op := &p.Ops[i]
+	if errno == 0 {
+		return op.What, nil
+	}
+	f := &Failure{What: op.What, Origin: op.Origin, Call: p.callText(op), Index: int(i), Err: unix.Errno(errno)}
+	if op.Nr == opFail && unix.Errno(errno) == unix.ENOENT {
+		f.Err = ErrNotFound
+	}
+	return "", f
+}
+
+// past is a deadline that ends a read at once.
+var past = time.Unix(1, 0)
+
+// receive reads one message and the descriptor that may come with it. No bytes mean that the other end is closed.
+func receive(f *os.File) (data []byte, file *os.File, err error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, nil, err
+	}
+	buf, control := make([]byte, 16), make([]byte, unix.CmsgSpace(4))
+	var n, controls int
+	var rerr error
+	err = conn.Read(func(fd uintptr) bool {
+		n, controls, _, _, rerr = unix.Recvmsg(int(fd), buf, control, unix.MSG_CMSG_CLOEXEC)
+		return rerr != unix.EAGAIN && rerr != unix.EINTR
+	})
+	if err = errors.Join(err, rerr); err != nil {
+		return nil, nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:controls])
+	if err != nil || len(messages) == 0 {
+		return buf[:n], nil, err
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) == 0 {
+		return buf[:n], nil, err
+	}
+	return buf[:n], os.NewFile(uintptr(fds[0]), "/dev/ptmx"), nil
+}
