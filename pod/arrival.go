@@ -278,12 +278,11 @@ func (s *Supervisor) takeAddress(ctx context.Context) error {
 func (s *Supervisor) restore(ctx context.Context) error {
 	a := s.arrival
 	begin := time.Now()
-	options, err := runtime.RestoreOptions(&runtime.RestoreRequest{
-		Bundle: a.job.Bundle, Mounts: &a.job.Mounts, Images: a.images,
-		Streams: a.job.Record.Streams, TTY: a.job.Record.TTY,
-	})
-	if err != nil {
-		return err
+	request := &runtime.RestoreRequest{Bundle: a.job.Bundle, Mounts: &a.job.Mounts, Images: a.images}
+	for i, name := range a.job.Record.Streams {
+		if name != "" && s.stream.child[i] != nil {
+			request.Streams = append(request.Streams, runtime.Stream{Name: name, FD: a.session.FD(i)})
+		}
 	}
 	committed := false
 	callbacks := criu.Callbacks{
@@ -300,7 +299,7 @@ func (s *Supervisor) restore(ctx context.Context) error {
 	if a.job.Record.TTY {
 		callbacks.OrphanPtsMaster = s.stream.setMaster
 	}
-	_, err = a.session.Restore(ctx, options, callbacks)
+	_, err := a.session.Restore(ctx, runtime.RestoreOptions(request), callbacks)
 	if !committed {
 		if a.failure != nil {
 			return a.failure

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -52,6 +53,7 @@ type Layer struct {
 	Path        string `json:"path"`
 	Digest      string `json:"digest,omitempty"`
 	Fingerprint string `json:"fingerprint,omitempty"`
+	Size        int64  `json:"size,omitempty"` // bytes of its files
 }
 
 // Process names a process beyond the reuse of its pid.
@@ -144,4 +146,11 @@ func HostLink(root, name string) string { return "zp" + digest(root, name) }
 // directory is dir.
 func LocalOverlay(dir string) *spec.Overlay {
 	return &spec.Overlay{Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work")}
+}
+
+// NewUID makes a pod's UID: 128 random bits.
+func NewUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/spec"
@@ -24,32 +23,29 @@ type RestoreRequest struct {
 	Bundle  *spec.Bundle
 	Mounts  *MountPlan
 	Images  *os.File
-	Streams [3]string // what the standard streams were at the dump: pipe:[INODE], or empty
-	TTY     bool
+	Streams []Stream
 }
 
-// RestoreOptions maps a container to the options of a CRIU restore. The
-// descriptors of the new standard streams are expected in CRIU from
-// criu.FirstFile on, in the order of Streams.
-func RestoreOptions(r *RestoreRequest) (*rpc.CriuOpts, error) {
-	o := criu.BaseOptions(r.Images)
-	o.LogFile = proto.String("restore.log")
-	o.Root = proto.String(path.Join(restoreDir, "root"))
-	o.RstSibling = proto.Bool(true)
-	o.OrphanPtsMaster = proto.Bool(r.TTY)
+// RestoreOptions maps a container to the options of a CRIU restore.
+func RestoreOptions(r *RestoreRequest) *rpc.CriuOpts {
+	o := criu.RestoreOptions(r.Images, r.Images, path.Join(restoreDir, "root"))
 	for _, m := range r.Mounts.Trees {
-		o.External = append(o.External, fmt.Sprintf("mnt[%s]:%s", m.Key, path.Join(restoreDir, m.Key)))
+		criu.RestoreExternalMount(o, m.Key, path.Join(restoreDir, m.Key))
 	}
 	for _, m := range r.Mounts.Binds {
-		o.External = append(o.External, fmt.Sprintf("mnt[%s]:%s", m.Key, m.Source))
+		criu.RestoreExternalMount(o, m.Key, m.Source)
 	}
-	for i, name := range r.Streams {
-		if name == "" {
-			continue
-		}
-		o.InheritFd = append(o.InheritFd, &rpc.InheritFd{Key: proto.String(name), Fd: proto.Int32(int32(criu.FirstFile + i))})
+	for _, s := range r.Streams {
+		criu.InheritFD(o, s.FD, s.Name)
 	}
-	return o, nil
+	return o
+}
+
+// Stream is a standard stream: what it was at the dump, and the descriptor in
+// CRIU ([criu.Session.FD]) that takes its place.
+type Stream struct {
+	Name string // pipe:[INODE]
+	FD   int32
 }
 
 // RestoreMounts makes the container's root file system as a detached mount and
@@ -65,25 +61,20 @@ func RestoreMounts(b *spec.Bundle, plan *MountPlan, trees []*os.File) ([]criu.Mo
 	}
 	mounts := []criu.Mount{{Tree: root, Path: path.Join(restoreDir, "root")}}
 	for i, tree := range trees {
-		copied, err := openTree(tree)
+		// Not a clone: until Linux 6.15 a detached mount can be moved but not
+		// cloned. The descriptor sees the tmpfs wherever its mount is.
+		fd, err := unix.FcntlInt(tree.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
 			for _, m := range mounts {
 				m.Tree.Close()
 			}
-			return nil, fmt.Errorf("clone tmpfs for %s: %w", plan.Trees[i].Target, err)
+			return nil, fmt.Errorf("tmpfs for %s: %w", plan.Trees[i].Target, err)
 		}
-		mounts = append(mounts, criu.Mount{Tree: copied, Path: path.Join(restoreDir, plan.Trees[i].Key)})
+		mounts = append(mounts, criu.Mount{
+			Tree: os.NewFile(uintptr(fd), tree.Name()), Path: path.Join(restoreDir, plan.Trees[i].Key),
+		})
 	}
 	return mounts, nil
-}
-
-// openTree clones a detached mount.
-func openTree(tree *os.File) (*os.File, error) {
-	fd, err := unix.OpenTree(int(tree.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), tree.Name()), nil
 }
 
 // openRoot makes the bundle's root file system as a detached mount: an

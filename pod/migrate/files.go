@@ -28,6 +28,7 @@ type files struct {
 
 	before *stream.Index // the pod's own layer as it was sent
 	logged int64         // bytes of the log that were sent
+	sent   int64         // bytes of file content that were sent
 	delta  chan deltaResult
 }
 
@@ -47,25 +48,27 @@ func own(b *spec.Bundle) string {
 
 // sendLive sends the lower layers that the target lacks, the pod's own layer
 // and its log while the pod runs.
-func (f *files) sendLive(ctx context.Context, bulk *stream.Conn, progress func(string, *stream.Conn)) error {
+func (f *files) sendLive(ctx context.Context, bulk *stream.Conn, progress func(what string, total int64) (stop func())) error {
 	for _, l := range f.layers {
 		if !slices.Contains(f.missing, l.Digest) {
 			continue
 		}
-		progress("layer", bulk)
 		index, err := stream.Scan(l.Path)
 		if err != nil {
 			return err
 		}
-		if err := f.sendTree(ctx, bulk, section{Kind: sectionLayer, Name: l.Digest}, l.Path, index.All()); err != nil {
+		stop := progress("layer", index.Bytes())
+		err = f.sendTree(ctx, bulk, section{Kind: sectionLayer, Name: l.Digest}, l.Path, index.All())
+		stop()
+		if err != nil {
 			return err
 		}
 	}
-	progress("files", bulk)
 	index, err := stream.Scan(own(f.bundle))
 	if err != nil {
 		return err
 	}
+	defer progress("files", index.Bytes())()
 	if err := f.sendTree(ctx, bulk, section{Kind: sectionUpper}, own(f.bundle), index.All()); err != nil {
 		return err
 	}
@@ -78,7 +81,8 @@ func (f *files) sendTree(ctx context.Context, bulk *stream.Conn, s section, root
 	if err := bulk.WriteJSON(frameSection, s); err != nil {
 		return err
 	}
-	_, err := stream.Send(ctx, bulk, root, change)
+	stats, err := stream.Send(ctx, bulk, root, change)
+	f.sent += stats.Bytes
 	return err
 }
 
@@ -112,6 +116,7 @@ func (f *files) sendLog(bulk *stream.Conn) error {
 		}
 		size -= int64(n)
 		f.logged += int64(n)
+		f.sent += int64(n)
 	}
 	return nil
 }

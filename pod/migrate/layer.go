@@ -52,7 +52,7 @@ func findLayer(root, digest string) string {
 
 // identifyLayers finds out the digests of a pod's lower layers. What was
 // computed once is believed as long as the directory looks the same.
-func identifyLayers(ctx context.Context, root string, lower []string, known []pod.Layer) ([]pod.Layer, error) {
+func identifyLayers(root string, lower []string, known []pod.Layer) ([]pod.Layer, error) {
 	var layers []pod.Layer
 	for i, path := range lower {
 		print, err := stream.Fingerprint(path)
@@ -63,11 +63,15 @@ func identifyLayers(ctx context.Context, root string, lower []string, known []po
 			layers = append(layers, known[i])
 			continue
 		}
-		digest, err := stream.Digest(ctx, path)
+		digest, err := stream.Digest(path)
 		if err != nil {
 			return nil, err
 		}
-		l := pod.Layer{Path: path, Digest: digest, Fingerprint: print}
+		index, err := stream.Scan(path)
+		if err != nil {
+			return nil, err
+		}
+		l := pod.Layer{Path: path, Digest: digest, Fingerprint: print, Size: index.Bytes()}
 		if err := noteLayer(root, l); err != nil {
 			return nil, err
 		}
@@ -118,7 +122,7 @@ func storeLayer(ctx context.Context, bulk *stream.Conn, temp, digest, final stri
 	if _, err := stream.Receive(ctx, bulk, temp, stream.Limits{}); err != nil {
 		return err
 	}
-	got, err := stream.Digest(ctx, temp)
+	got, err := stream.Digest(temp)
 	if err != nil {
 		return err
 	}

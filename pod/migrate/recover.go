@@ -170,7 +170,7 @@ func forget(ctx context.Context, p *pod.Pod, j *Journal) (kept string, err error
 		return "", err
 	}
 	if p.Record.Network != nil {
-		if err := network.RemoveLink(ctx, p.Record.Network.HostLink); err != nil {
+		if err := network.RemoveLink(p.Record.Network.HostLink); err != nil {
 			return "", err
 		}
 	}

@@ -2,15 +2,11 @@ package migrate
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"time"
-
-	"github.com/checkpoint-restore/go-criu/v7/rpc"
 
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network"
@@ -61,13 +57,6 @@ type Source struct {
 	frozen  time.Time
 	result  Result
 	timings timings
-}
-
-// newMigration names a move: 128 random bits.
-func newMigration() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:])
-	return hex.EncodeToString(b[:])
 }
 
 // Check asks the peer whether it would take the pod and changes nothing.
@@ -180,13 +169,16 @@ func (s *Source) startSession(ctx context.Context) (err error) {
 	if s.images, err = runtime.DetachedTmpfs([]string{"mode=700", "size=1g"}, 0); err != nil {
 		return err
 	}
-	s.sender = pages.NewSender(s.bulk, pages.Options{})
+	if s.sender, err = pages.NewSender(s.bulk, pages.Options{}); err != nil {
+		return err
+	}
 	env := criu.Env{
 		NetNS: s.net.File(), Cache: s.Options.CacheDir, Log: s.Log, Files: []*os.File{s.sender.File()},
 	}
 	if s.session, err = criu.Start(ctx, s.binary, env); err != nil {
 		return err
 	}
+	s.sender.File().Close() // CRIU has it
 	start, err := pod.StartTime(s.session.Pid())
 	if err != nil {
 		return err
@@ -197,13 +189,9 @@ func (s *Source) startSession(ctx context.Context) (err error) {
 // dump lets CRIU dump the pod: it asks before it seizes the pod, which is when
 // the pod is frozen, and when all is written, which is when the hosts decide.
 func (s *Source) dump(ctx context.Context) error {
-	options, err := runtime.DumpOptions(&runtime.DumpRequest{
-		Container: s.Pod.Container, Mounts: &s.offer.Mounts, Images: s.images, Pages: criu.FirstFile,
-		Freezer: s.cgroup.FreezerPath(), TTY: s.offer.Record.TTY,
+	options := runtime.DumpOptions(&runtime.DumpRequest{
+		Container: s.Pod.Container, Mounts: &s.offer.Mounts, Images: s.images, Pages: s.session.FD(0), Freezer: s.cgroup.FreezerPath(),
 	})
-	if err != nil {
-		return err
-	}
 	var cause error
 	memory := make(chan error, 1)
 	callbacks := criu.Callbacks{
@@ -220,13 +208,10 @@ func (s *Source) dump(ctx context.Context) error {
 			return cause
 		},
 	}
-	var resp *rpc.CriuDumpResp
-	resp, err = s.session.Dump(ctx, options, callbacks)
-	_ = resp
+	_, err := s.session.Dump(ctx, options, callbacks)
 	if s.journal.Phase().Decided() {
 		return nil // what CRIU says of the tree that was killed under it does not matter
 	}
-	s.sender.Abort()
 	return firstCause(ctx, cause, err, memory, s.control)
 }
 
@@ -256,8 +241,9 @@ func (s *Source) sendMemory(ctx context.Context) error {
 	if err := s.bulk.WriteJSON(frameSection, section{Kind: sectionMemory}); err != nil {
 		return err
 	}
+	defer s.progress("memory", s.offer.Manifest.Memory)()
 	stats, err := s.sender.Run(ctx)
-	s.result.MemoryBytes = stats.Bytes
+	s.result.MemoryBytes = stats.Pages * int64(os.Getpagesize())
 	s.timings.mark("memory", s.frozen)
 	return err
 }
@@ -367,14 +353,22 @@ func (s *Source) abort(ctx context.Context, cause error) error {
 	}
 	if s.control == nil || s.control.accepted() {
 		if s.tellAbort(ctx) != nil {
-			return fmt.Errorf("%w (the pod goes on here; the target will be told when it answers)", cause) // by the guard
+			// by the guard, which takes over when this process ends
+			return &AbortedError{fmt.Errorf("%w (the target will be told when it answers)", cause)}
 		}
 	}
 	if err := s.journal.Remove(); err != nil {
 		return errors.Join(cause, err)
 	}
-	return errors.Join(cause, s.guard.release())
+	return &AbortedError{errors.Join(cause, s.guard.release())}
 }
+
+// AbortedError says that a move failed and the pod goes on where it was.
+type AbortedError struct{ Err error }
+
+func (e *AbortedError) Error() string { return e.Err.Error() }
+
+func (e *AbortedError) Unwrap() error { return e.Err }
 
 // tellAbort tells the target to drop the pod, on the connection there is or on
 // a new one.
@@ -409,4 +403,41 @@ func (s *Source) close() {
 	if s.guard != nil {
 		s.guard.close()
 	}
+}
+
+func (s *Source) emit(e Event) {
+	e.Time = time.Now().UTC()
+	s.Events(e)
+}
+
+// progressEvery is how often a long transfer is reported.
+const progressEvery = 200 * time.Millisecond
+
+// progress reports what the bulk connection sends until the returned function
+// is called. total is in bytes, 0 where it is not known.
+func (s *Source) progress(what string, total int64) (stop func()) {
+	done := make(chan struct{})
+	start := s.bulk.Meter().Counts().RawSent
+	go func() {
+		ticker := time.NewTicker(progressEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+				m := s.bulk.Meter()
+				sent := m.Counts().RawSent - start
+				s.emit(Event{Event: "progress", What: what, Bytes: sent, Total: total, Rate: int64(m.Rate())})
+			}
+		}
+	}()
+	return func() { close(done) }
+}
+
+// bytes counts what went over the wire, and how much of it was no memory.
+func (s *Source) bytes() (all, ofFiles int64) {
+	bulk, control := s.bulk.Meter().Counts(), s.control.conn.Meter().Counts()
+	all = bulk.WireSent + control.WireSent
+	return all, s.files.sent
 }

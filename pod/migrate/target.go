@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -99,7 +98,7 @@ func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Of
 	}
 	in := &incoming{
 		target: t, conn: conn, offer: o, from: from, dir: filepath.Join(t.Runtime.Root(), o.Pod), missing: missing,
-		token: newMigration(), bulkCame: make(chan *stream.Conn, 1), over: make(chan struct{}), log: t.Log.With("pod", o.Pod, "from", from),
+		token: pod.NewUID(), bulkCame: make(chan *stream.Conn, 1), over: make(chan struct{}), log: t.Log.With("pod", o.Pod, "from", from),
 	}
 	defer close(in.over)
 	err = in.run(ctx)
@@ -217,12 +216,4 @@ func supervisorLives(dir string) bool {
 	defer cancel()
 	_, err := pod.Ask(ctx, dir, pod.Request{Op: pod.OpStatus})
 	return err == nil
-}
-
-// decode is json.Unmarshal with the words of an error of this package.
-func decode(data []byte, v any, what string) error {
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("read %s: %w", what, err)
-	}
-	return nil
 }

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/network"
+	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/runtime"
+)
+
+func newPodLogsCommand(g *globals) *cobra.Command {
+	o := pod.LogOptions{}
+	cmd := &cobra.Command{
+		Use: "logs POD", Short: "Print what a pod has written", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := pod.Load(runtime.New(g.root, g.log), args[0])
+			if err != nil {
+				return err
+			}
+			super := p.Record.Supervisor
+			o.Done = func() bool { return !super.Alive() }
+			return pod.ReadLog(cmd.Context(), pod.LogPath(p.Dir()), os.Stdout, os.Stderr, o)
+		},
+	}
+	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "go on until the pod ends")
+	cmd.Flags().BoolVarP(&o.Timestamps, "timestamps", "t", false, "print when each line was written")
+	cmd.Flags().IntVarP(&o.Tail, "tail", "n", -1, "only this many lines from the end")
+	return cmd
+}
+
+func newPodWaitCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "wait POD", Short: "Wait until a pod's program ends and print its exit code", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := pod.Load(runtime.New(g.root, g.log), args[0])
+			if err != nil {
+				return err
+			}
+			answer, err := pod.Ask(cmd.Context(), p.Dir(), pod.Request{Op: pod.OpWait})
+			switch {
+			case errors.Is(err, pod.ErrNoSupervisor):
+				code, ok := pod.ReadExit(p.Dir())
+				if !ok {
+					return err
+				}
+				fmt.Println(code)
+				return nil
+			case err != nil:
+				return err
+			case answer.Moved != "":
+				return fmt.Errorf("pod %s has moved to %s", args[0], answer.Moved)
+			}
+			fmt.Println(answer.Code)
+			return nil
+		},
+	}
+}
+
+func newPodExecCommand(g *globals) *cobra.Command {
+	exec := newExecCommand(g)
+	exec.Use = "exec [flags] POD COMMAND [ARG...]"
+	exec.Short = "Run a further program in a pod"
+	return exec
+}
+
+func newPodRemoveCommand(g *globals) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "rm POD...", Aliases: []string{"remove"}, Short: "Remove pods and everything of theirs", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var errs []error
+			for _, name := range args {
+				if err := removePod(cmd.Context(), g, name, force); err != nil {
+					errs = append(errs, fmt.Errorf("remove pod %s: %w", name, err))
+				}
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "end a pod that runs")
+	return cmd
+}
+
+func removePod(ctx context.Context, g *globals, name string, force bool) error {
+	rt := runtime.New(g.root, g.log)
+	p, err := pod.Load(rt, name)
+	if errors.Is(err, os.ErrNotExist) && force {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if p.Status() != pod.StatusStopped && !force {
+		return fmt.Errorf("it is %s (--force ends it)", p.Status())
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	cg, err := p.Cgroup()
+	if err != nil {
+		return err
+	}
+	if err := cg.Kill(ctx); err != nil {
+		return err
+	}
+	for end := time.Now().Add(5 * time.Second); p.Record.Supervisor.Alive(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			_ = unix.Kill(p.Record.Supervisor.Pid, unix.SIGKILL)
+		}
+	}
+	if p.Record.Network != nil {
+		if err := network.RemoveLink(p.Record.Network.HostLink); err != nil {
+			return err
+		}
+	}
+	return p.Delete(ctx, true)
+}

@@ -1,0 +1,170 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/zap-migrate/zap/criu"
+	"github.com/zap-migrate/zap/network"
+	"github.com/zap-migrate/zap/network/stream"
+	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/pod/preflight"
+	"github.com/zap-migrate/zap/runtime"
+	"github.com/zap-migrate/zap/spec"
+)
+
+// prepare looks at the pod from all sides and makes the offer. Nothing of the
+// pod changes.
+func (s *Source) prepare(ctx context.Context) (err error) {
+	p := s.Pod
+	if status := p.Status(); status != pod.StatusRunning && status != "paused" {
+		return fmt.Errorf("pod %s is %s: only a running pod can move", p.ID(), status)
+	}
+	if s.binary, err = criu.Find(ctx); err != nil {
+		return err
+	}
+	if s.cgroup, err = p.Cgroup(); err != nil {
+		return err
+	}
+	if s.net, err = podNetwork(p); err != nil {
+		return err
+	}
+	state := p.State()
+	o := &Offer{Migration: newMigration(), Pod: p.ID(), Bundle: state.Bundle, Record: p.Record, Status: string(p.Status())}
+	plan, planErr := runtime.PlanMounts(state.Pid, state.Bundle)
+	o.Mounts = *plan
+	if o.Record.UID == "" { // a container of the OCI verbs: a pod of one
+		o.Record.UID, o.Record.Streams = pod.NewUID(), state.Stdio
+	}
+	if p.Record.Network != nil {
+		now, err := network.Snapshot(ctx, s.net, *p.Record.Network)
+		if err != nil {
+			return err
+		}
+		o.Network = &now
+	}
+	if o.Record.Layers, err = s.identify(state.Bundle); err != nil {
+		return err
+	}
+	if o.Manifest, err = s.manifest(o); err != nil {
+		return err
+	}
+	s.offer = o
+	s.files = &files{pod: p, bundle: state.Bundle, layers: o.Record.Layers, mounts: o.Mounts, pid: state.Pid}
+	return s.blockers(planErr)
+}
+
+// identify names the pod's lower layers by their content.
+func (s *Source) identify(b *spec.Bundle) ([]pod.Layer, error) {
+	if b.Overlay == nil {
+		return nil, nil
+	}
+	return identifyLayers(s.Runtime.Root(), b.Overlay.Lower, s.Pod.Record.Layers)
+}
+
+// blockers reports everything in the pod that CRIU can't carry.
+func (s *Source) blockers(plan error) error {
+	found, err := preflight.Inspect(s.Pod.State().Pid, s.cgroup, s.offer.Record.Streams, &s.offer.Mounts)
+	if err != nil {
+		return err
+	}
+	if plan != nil {
+		found = append(found, spec.Blocker{Code: spec.BlockMount, Subject: s.Pod.ID(), Detail: plan.Error()})
+	}
+	if len(found) > 0 {
+		return &RejectedError{Peer: s.Options.Peer, Blockers: found}
+	}
+	return nil
+}
+
+// manifest says what a host must have to take the pod.
+func (s *Source) manifest(o *Offer) (*spec.Manifest, error) {
+	machine, err := spec.ReadMachine(s.binary.Version)
+	if err != nil {
+		return nil, err
+	}
+	m := spec.NewManifest(o.Bundle, machine)
+	m.Name = o.Pod
+	if o.Network != nil {
+		if o.Network.Bridge != "" {
+			m.Bridges = []string{o.Network.Bridge}
+		}
+		for _, a := range o.Network.Addresses {
+			m.Addresses = append(m.Addresses, a.String())
+		}
+	}
+	if m.Memory, err = s.cgroup.MemoryUsage(); err != nil {
+		return nil, err
+	}
+	for _, l := range o.Record.Layers {
+		m.Layers = append(m.Layers, spec.Layer{Digest: l.Digest, Size: l.Size})
+	}
+	index, err := stream.Scan(own(o.Bundle))
+	if err != nil {
+		return nil, err
+	}
+	m.Disk = index.Bytes()
+	return m, nil
+}
+
+// examine compares an offer with this host and says what speaks against it and
+// which layers are missing.
+func (t *Target) examine(ctx context.Context, o *Offer) ([]spec.Blocker, []string, error) {
+	root := t.Runtime.Root()
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, nil, err
+	}
+	h, err := spec.ReadHost(o.Manifest, root, "", t.Binary.Version)
+	if err != nil {
+		return nil, nil, err
+	}
+	if h.Bridges, err = network.Bridges(); err != nil {
+		return nil, nil, err
+	}
+	if err := t.addOccupied(h); err != nil {
+		return nil, nil, err
+	}
+	var missing []string
+	for _, l := range o.Record.Layers {
+		if !digestPattern.MatchString(l.Digest) {
+			return nil, nil, fmt.Errorf("offer of pod %s: layer %q has no digest", o.Pod, l.Digest)
+		}
+		if findLayer(root, l.Digest) == "" {
+			missing = append(missing, l.Digest)
+		} else {
+			h.Layers = append(h.Layers, l.Digest)
+		}
+	}
+	return o.Manifest.Blockers(h), missing, ctx.Err()
+}
+
+// addOccupied notes the names and addresses of the pods that are here.
+func (t *Target) addOccupied(h *spec.Host) error {
+	entries, err := os.ReadDir(t.Runtime.Root())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") || e.Name() == "layers" {
+			continue
+		}
+		h.Names = append(h.Names, e.Name())
+		p, err := pod.Load(t.Runtime, e.Name())
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it is on its way in
+		}
+		if err != nil {
+			t.Log.Warn("look at pod", "pod", e.Name(), "error", err.Error())
+			continue
+		}
+		if p.Record.Network != nil {
+			for _, a := range p.Record.Network.Addresses {
+				h.Addresses = append(h.Addresses, a.String())
+			}
+		}
+	}
+	return nil
+}
