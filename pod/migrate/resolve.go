@@ -1,0 +1,82 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/runtime"
+)
+
+// Resolve decides a move by a person's word, on the host where it is called,
+// when the other host is lost. It says what became of the pod here.
+//
+// On the target it lets a prepared pod run, or drops it. On the source it
+// removes a pod that was committed, or lets one go on that was not. The person
+// has to decide the same on both hosts: nobody else can.
+func Resolve(ctx context.Context, rt *runtime.Runtime, name, verdict string, log *slog.Logger) (string, error) {
+	if err := pod.CheckName(name); err != nil {
+		return "", err
+	}
+	dir := filepath.Join(rt.Root(), name)
+	j, err := OpenJournal(dir)
+	if err != nil {
+		return "", fmt.Errorf("pod %s: %w", name, err)
+	}
+	defer j.Close()
+	if j.Side == "target" {
+		return resolveTarget(ctx, dir, j, verdict)
+	}
+	if j.Coordinator.Alive() {
+		return "", fmt.Errorf("pod %s: its move is under way in process %d", name, j.Coordinator.Pid)
+	}
+	p, err := pod.Load(rt, name)
+	if err != nil {
+		return "", err
+	}
+	return resolveSource(ctx, p, j, verdict, log)
+}
+
+func resolveTarget(ctx context.Context, dir string, j *Journal, verdict string) (string, error) {
+	op, state := pod.OpCommit, "runs here"
+	if verdict == "abort" {
+		op, state = pod.OpAbort, "dropped, nothing of it is left here"
+	}
+	if _, err := pod.Ask(ctx, dir, pod.Request{Op: op, Migration: j.Migration}); err != nil {
+		return "", fmt.Errorf("pod %s: %w", j.Pod, err)
+	}
+	return state, nil
+}
+
+func resolveSource(ctx context.Context, p *pod.Pod, j *Journal, verdict string, log *slog.Logger) (string, error) {
+	decided := j.Phase().Decided()
+	switch {
+	case verdict == "commit" && decided:
+		if cg, err := p.Cgroup(); err == nil {
+			if err := kill(cg); err != nil {
+				log.Warn("kill the pod's processes", "pod", p.ID(), "error", err.Error())
+			}
+		}
+		if _, err := forget(ctx, p, j); err != nil {
+			return "", err
+		}
+		return "runs on " + j.Peer + ", nothing of it is left here", nil
+	case verdict == "abort" && !decided:
+		if p.Supervised() {
+			if _, err := pod.Ask(ctx, p.Dir(), pod.Request{Op: pod.OpMoved}); err != nil {
+				return "", err
+			}
+		}
+		if err := resume(ctx, p, j); err != nil {
+			return "", err
+		}
+		return "runs here", j.Remove()
+	case decided:
+		return "", errors.New("pod " + p.ID() + ": it was committed and its processes are dead here; resolve with commit")
+	default:
+		return "", errors.New("pod " + p.ID() + ": it was not committed, the target can't run it; resolve with abort")
+	}
+}
