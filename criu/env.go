@@ -36,6 +36,10 @@ type Env struct {
 	Mounts []Mount
 	// Files are handed to CRIU as descriptors; [Session.FD] says which.
 	Files []*os.File
+	// Bare leaves out the mount namespace, which needs CAP_SYS_ADMIN. CRIU then
+	// sees the caller's mounts, keeps nothing of what it finds out about the
+	// kernel unless /run is a tmpfs, and Mounts are refused.
+	Bare bool
 	// Log gets what CRIU writes to its standard output and error; nil drops it.
 	Log *slog.Logger
 }
@@ -49,7 +53,7 @@ type Mount struct {
 // process is a started CRIU.
 type process struct {
 	*os.Process
-	run    *os.File // the session's /run, open also when its namespace is gone
+	run    *os.File // the session's /run, open also when its namespace is gone; nil when bare
 	output *os.File // what it wrote to its standard output and error
 }
 
@@ -60,7 +64,9 @@ func (p *process) text() string {
 }
 
 func (p *process) release() {
-	p.run.Close()
+	if p.run != nil {
+		p.run.Close()
+	}
 	p.output.Close()
 }
 
@@ -70,6 +76,9 @@ func (p *process) release() {
 // and the cgroup change one thread only, and what that thread forks inherits
 // them. The thread has no parent-death signal set on the child, which lives on.
 func (e *Env) spawn(binary string, args []string, files []*os.File, kdat []byte) (*process, error) {
+	if e.Bare && len(e.Mounts) > 0 {
+		return nil, errors.New("attach mounts: a bare environment has no mount namespace of its own")
+	}
 	for _, m := range e.Mounts {
 		if !strings.HasPrefix(m.Path, runDir+"/") || filepath.Clean(m.Path) != m.Path {
 			return nil, fmt.Errorf("mount %s: not an absolute path below %s", m.Path, runDir)
@@ -78,13 +87,13 @@ func (e *Env) spawn(binary string, args []string, files []*os.File, kdat []byte)
 	if err := closeOnExec(); err != nil {
 		return nil, err
 	}
-	run, err := newRunDir(kdat)
+	output, err := newOutput()
 	if err != nil {
 		return nil, err
 	}
-	output, err := newOutput()
+	run, err := e.newRunDir(kdat)
 	if err != nil {
-		run.Close()
+		output.Close()
 		return nil, err
 	}
 	type result struct {
@@ -152,8 +161,11 @@ func newOutput() (*os.File, error) {
 }
 
 // newRunDir makes a session's /run, a detached tmpfs, with the cached kernel
-// facts kdat in it, if there are any.
-func newRunDir(kdat []byte) (*os.File, error) {
+// facts kdat in it, if there are any. A bare environment has none.
+func (e *Env) newRunDir(kdat []byte) (*os.File, error) {
+	if e.Bare {
+		return nil, nil
+	}
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("open tmpfs for CRIU's run directory: %w", err)
@@ -197,6 +209,28 @@ func writeAt(dir *os.File, name string, data []byte) error {
 // enter moves the calling thread into e: a private mount namespace with run
 // as its /run, the network namespace, the cgroups.
 func (e *Env) enter(run *os.File) error {
+	if run != nil {
+		if err := e.enterMounts(run); err != nil {
+			return err
+		}
+	}
+	for _, path := range e.JoinFiles {
+		if isUnified(path) {
+			continue // fork puts the process there
+		}
+		if err := writeCgroup(path); err != nil {
+			return err
+		}
+	}
+	if e.NetNS != nil {
+		if err := unix.Setns(int(e.NetNS.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", e.NetNS.Name(), err)
+		}
+	}
+	return nil
+}
+
+func (e *Env) enterMounts(run *os.File) error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare mount namespace for CRIU: %w", err)
 	}
@@ -212,19 +246,6 @@ func (e *Env) enter(run *os.File) error {
 		}
 		if err := attach(int(m.Tree.Fd()), unix.AT_FDCWD, m.Path); err != nil {
 			return fmt.Errorf("attach %s at %s: %w", m.Tree.Name(), m.Path, err)
-		}
-	}
-	for _, path := range e.JoinFiles {
-		if isUnified(path) {
-			continue // fork puts the process there
-		}
-		if err := writeCgroup(path); err != nil {
-			return err
-		}
-	}
-	if e.NetNS != nil {
-		if err := unix.Setns(int(e.NetNS.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", e.NetNS.Name(), err)
 		}
 	}
 	return nil

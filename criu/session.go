@@ -59,7 +59,7 @@ func Start(ctx context.Context, b *Binary, e Env) (*Session, error) {
 // first time in a boot a CRIU of its own is asked, in the caller's network
 // namespace: a pod's may lack the loopback that some probes use.
 func kernelFacts(ctx context.Context, b *Binary, e Env) ([]byte, error) {
-	if e.Cache == "" {
+	if e.Cache == "" || e.Bare {
 		return nil, nil
 	}
 	cache, err := newKdatCache(e.Cache, b)

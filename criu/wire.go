@@ -40,7 +40,8 @@ func newWire() (*wire, *os.File, error) {
 
 func (w *wire) close() error { return w.f.Close() }
 
-// send sends one message, in one packet whatever its size.
+// send sends one message, in one packet whatever its size. io.EOF means that
+// CRIU closed its end.
 func (w *wire) send(m proto.Message) error {
 	data, err := proto.Marshal(m)
 	if err != nil {
@@ -52,6 +53,9 @@ func (w *wire) send(m proto.Message) error {
 	n, err := w.f.Write(data)
 	if err == nil && n < len(data) {
 		err = io.ErrShortWrite
+	}
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return io.EOF
 	}
 	if err != nil {
 		return fmt.Errorf("send request: %w", err)
