@@ -33,11 +33,16 @@ type Cgroup struct {
 // group that is there already is taken when no process is in it, and refused otherwise. When Create fails, nothing of what
 // it made stays. Errors about limits name the place in config.json.
 func Create(path string, res *specs.LinuxResources) (*Cgroup, error) {
-	path, err := cleanPath(path)
+	trees, err := host()
 	if err != nil {
 		return nil, err
 	}
-	trees, err := host()
+	return createIn(trees, path, res)
+}
+
+// createIn is Create on some of the host's hierarchies.
+func createIn(trees []*hierarchy, path string, res *specs.LinuxResources) (*Cgroup, error) {
+	path, err := cleanPath(path)
 	if err != nil {
 		return nil, err
 	}
@@ -58,11 +63,16 @@ func Create(path string, res *specs.LinuxResources) (*Cgroup, error) {
 
 // Load returns the group path as it exists. The error wraps fs.ErrNotExist when no hierarchy has it.
 func Load(path string) (*Cgroup, error) {
-	path, err := cleanPath(path)
+	all, err := host()
 	if err != nil {
 		return nil, err
 	}
-	all, err := host()
+	return loadIn(all, path)
+}
+
+// loadIn is Load on some of the host's hierarchies.
+func loadIn(all []*hierarchy, path string) (*Cgroup, error) {
+	path, err := cleanPath(path)
 	if err != nil {
 		return nil, err
 	}
