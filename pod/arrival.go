@@ -138,7 +138,7 @@ func (a *arrival) since(step string, begin time.Time) {
 // prepareArrival makes everything that can be made before the pod is frozen.
 func (s *Supervisor) prepareArrival(ctx context.Context) (*net.UnixListener, error) {
 	a := s.arrival
-	if err := s.openStreams(a.job.Record.TTY, true); err != nil {
+	if err := s.openStreams(a.job.Record.TTY, a.job.Record.Stdin); err != nil {
 		return nil, err
 	}
 	var err error

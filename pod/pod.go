@@ -29,6 +29,8 @@ type Record struct {
 	Layers []Layer `json:"layers,omitempty"`
 	// TTY says that the pod's standard streams are a terminal.
 	TTY bool `json:"tty,omitempty"`
+	// Stdin says that the pod's standard input is kept open for an attach.
+	Stdin bool `json:"stdin,omitempty"`
 	// Supervisor is the process that owns the pod on this host.
 	Supervisor Process `json:"supervisor"`
 	// Exit is set when the pod's program has ended.

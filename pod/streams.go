@@ -234,7 +234,7 @@ func (s *streams) drain(limit time.Duration) int64 {
 		waiting := 0
 		for _, f := range files {
 			withFd(f, func(fd int) {
-				if n, err := unix.IoctlGetInt(fd, unix.FIONREAD); err == nil {
+				if n, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
 					waiting += n
 				}
 			})

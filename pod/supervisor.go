@@ -27,7 +27,6 @@ type Job struct {
 	ID     string       `json:"id"`
 	Bundle *spec.Bundle `json:"bundle"`
 	Record Record       `json:"record"`
-	Stdin  bool         `json:"stdin,omitempty"` // keep the pod's standard input open for an attach
 }
 
 // Supervisor owns one pod: it is the parent of the pod's first process, holds
@@ -80,7 +79,7 @@ func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, e
 	if err := os.Chmod(job.Bundle.Overlay.Upper, 0o755); err != nil { // it shows as the pod's root directory
 		return nil, fmt.Errorf("make pod directory: %w", err)
 	}
-	if err := s.openStreams(job.Record.TTY, job.Stdin); err != nil {
+	if err := s.openStreams(job.Record.TTY, job.Record.Stdin); err != nil {
 		return nil, err
 	}
 	if err := s.openNetwork(ctx, job.Record.Network); err != nil {

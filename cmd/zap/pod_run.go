@@ -112,10 +112,11 @@ func newJob(g *globals, f *podRunFlags, name string) (*pod.Job, error) {
 		return nil, err
 	}
 	record := pod.Record{UID: pod.NewUID(), Network: o.Network, Volumes: o.Volumes, TTY: bundle.Spec.Process.Terminal}
+	record.Stdin = f.stdin || record.TTY
 	for _, l := range bundle.Overlay.Lower {
 		record.Layers = append(record.Layers, pod.Layer{Path: l})
 	}
-	return &pod.Job{ID: name, Bundle: bundle, Record: record, Stdin: f.stdin || o.TTY}, nil
+	return &pod.Job{ID: name, Bundle: bundle, Record: record}, nil
 }
 
 // startPod starts the pod's supervisor and waits until the pod runs.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/zap-migrate/zap/criu"
@@ -20,7 +21,7 @@ import (
 // pod changes.
 func (s *Source) prepare(ctx context.Context) (err error) {
 	p := s.Pod
-	if status := p.Status(); status != pod.StatusRunning && status != "paused" {
+	if status := p.Status(); status != pod.StatusRunning {
 		return fmt.Errorf("pod %s is %s: only a running pod can move", p.ID(), status)
 	}
 	if s.binary, err = criu.Find(ctx); err != nil {
@@ -33,7 +34,7 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	state := p.State()
-	o := &Offer{Migration: newMigration(), Pod: p.ID(), Bundle: state.Bundle, Record: p.Record, Status: string(p.Status())}
+	o := &Offer{Migration: pod.NewUID(), Pod: p.ID(), Bundle: state.Bundle, Record: p.Record, Status: string(p.Status())}
 	plan, planErr := runtime.PlanMounts(state.Pid, state.Bundle)
 	o.Mounts = *plan
 	if o.Record.UID == "" { // a container of the OCI verbs: a pod of one
@@ -46,9 +47,10 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 		}
 		o.Network = &now
 	}
-	if o.Record.Layers, err = s.identify(state.Bundle); err != nil {
+	if err := s.identify(state.Bundle); err != nil {
 		return err
 	}
+	o.Record.Layers = p.Record.Layers
 	if o.Manifest, err = s.manifest(o); err != nil {
 		return err
 	}
@@ -57,12 +59,18 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	return s.blockers(planErr)
 }
 
-// identify names the pod's lower layers by their content.
-func (s *Source) identify(b *spec.Bundle) ([]pod.Layer, error) {
+// identify names the pod's lower layers by their content and keeps the names.
+func (s *Source) identify(b *spec.Bundle) error {
 	if b.Overlay == nil {
-		return nil, nil
+		return nil
 	}
-	return identifyLayers(s.Runtime.Root(), b.Overlay.Lower, s.Pod.Record.Layers)
+	p := s.Pod
+	layers, err := identifyLayers(s.Runtime.Root(), b.Overlay.Lower, p.Record.Layers)
+	if err != nil || slices.Equal(layers, p.Record.Layers) {
+		return err
+	}
+	p.Record.Layers = layers
+	return p.SaveRecord()
 }
 
 // blockers reports everything in the pod that CRIU can't carry.

@@ -306,8 +306,15 @@ func (s *Source) tellSupervisor(ctx context.Context, peer string) error {
 	return err
 }
 
-// complete makes sure that the target runs the pod and removes it here.
+// verdictWithin is how long `zap migrate` itself tries to tell the target that
+// the pod is its own; then the guard goes on.
+const verdictWithin = time.Minute
+
+// complete makes sure that the target runs the pod and removes it here. The
+// decision is made: neither a timeout nor an interrupt ends it.
 func (s *Source) complete(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verdictWithin)
+	defer cancel()
 	var r running
 	if err == nil {
 		err = s.control.expect(ctx, frameRunning, &r)

@@ -21,18 +21,33 @@ const benchSize = 1 << 30
 // channel between a stand-in for CRIU, which splices its memory as CRIU does, and images on tmpfs, and their ratio, from alternating runs.
 func BenchmarkPages(b *testing.B) {
 	for b.Loop() {
-		var base, channel time.Duration
+		var base, channel, baseCPU, channelCPU time.Duration
 		const rounds = 3
+		benchMemory(b)
 		for range rounds {
+			c0 := cpuTime(b)
 			base += timeZeros(b)
+			c1 := cpuTime(b)
 			channel += timeChannel(b)
+			baseCPU += c1 - c0
+			channelCPU += cpuTime(b) - c1
 		}
 		rate := func(d time.Duration) float64 { return rounds * benchSize / 1e6 / d.Seconds() }
 		b.ReportMetric(rate(base), "tls-MB/s")
 		b.ReportMetric(rate(channel), "pages-MB/s")
 		b.ReportMetric(base.Seconds()/channel.Seconds(), "ratio")
+		b.ReportMetric(baseCPU.Seconds()/channelCPU.Seconds(), "cpu-ratio")
 		b.ReportMetric(0, "ns/op")
 	}
+}
+
+// cpuTime is what this process has used of the processors. On a machine that does other things it says more than the clock.
+func cpuTime(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // timeZeros sends zeros through TLS as a program without any care would, and drops them.
