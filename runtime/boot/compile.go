@@ -52,8 +52,9 @@ type Overlay struct {
 
 // Cgroup is a cgroup directory to show in the container.
 type Cgroup struct {
-	Name string // its name below the mount: a v1 controller; empty when cgroup v2 is all there is
-	Dir  string // on the host
+	Name  string   // its name below the mount: a v1 controller; empty when cgroup v2 is all there is
+	Dir   string   // on the host
+	Links []string // other names for it, where controllers share a hierarchy
 }
 
 // Gate is what a program waits for before it executes the container's program.

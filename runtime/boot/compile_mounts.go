@@ -230,5 +230,12 @@ func (c *compiler) cgroups(m specs.Mount, o mountOptions) {
 		c.clone(g.Dir, false)
 		c.setattr("mount", 0, attrs)
 		c.attach(path.Join(m.Destination, g.Name), false, plain)
+		if len(g.Links) > 0 {
+			c.makeDirs(inside(m.Destination))
+			for _, l := range g.Links {
+				c.do(unix.SYS_SYMLINKAT, text(g.Name), c.reg("dir"), text(l)).ignore(unix.EEXIST)
+			}
+			c.close("dir")
+		}
 	}
 }

@@ -56,7 +56,7 @@ func (c *compiler) mask() {
 		c.inRoot("target", inside(p), flagsPath).ignore(unix.ENOENT, unix.ENOTDIR).otherwise(absent)
 		c.do(unix.SYS_OPEN_TREE, c.reg("null"), text(""),
 			symbol(unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLOEXEC, namesOpenTree)).into("mount")
-		c.move().ignore(unix.ENOTDIR).then(done)
+		c.move().ignore(unix.EINVAL, unix.ENOTDIR).then(done) // a file does not go on a directory
 		c.close("mount")
 		c.emptyDirectory()
 		c.move()

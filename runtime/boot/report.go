@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,4 +83,17 @@ func receive(f *os.File) (data []byte, file *os.File, err error) {
 		return buf[:n], nil, err
 	}
 	return buf[:n], os.NewFile(uintptr(fds[0]), "/dev/ptmx"), nil
+}
+
+// DecodeExec reads a message that a program sent after its gate, where only the execve of args is left to fail. Unlike Program.Decode it
+// needs no program, so that another process than the one that started it can tell what happened.
+func DecodeExec(document string, args []string, message []byte) error {
+	if len(message) != 8 {
+		return fmt.Errorf("read report: %d bytes instead of 8", len(message))
+	}
+	errno := unix.Errno(binary.NativeEndian.Uint32(message[4:]))
+	return &Failure{
+		What: "exec " + strconv.Quote(args[0]), Origin: document + ": process.args", Call: "execve", Err: errno,
+		Index: int(binary.NativeEndian.Uint32(message)),
+	}
 }

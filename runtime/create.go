@@ -1,0 +1,332 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/runtime/boot"
+	"github.com/zap-migrate/zap/runtime/cgroup"
+	"github.com/zap-migrate/zap/spec"
+)
+
+// CreateOptions are what Create wants to know beside the bundle.
+type CreateOptions struct {
+	// Stdin, Stdout and Stderr become the process's standard streams; nil is the caller's own.
+	Stdin, Stdout, Stderr *os.File
+	// Console gets the master of the terminal when the process wants one, and owns it.
+	Console func(master *os.File) error
+	// ConsoleSocket is the path of a unix socket that the master is sent to when Console is nil.
+	ConsoleSocket string
+	// PidfdSocket is the path of a unix socket that a pidfd of the process is sent to.
+	PidfdSocket string
+	// PidFile is where the process's pid is written.
+	PidFile string
+	// PreserveFDs is the number of descriptors from 3 on that the process inherits.
+	PreserveFDs int
+	// NoPivot and NoNewKeyring are as in boot.Facts.
+	NoPivot, NoNewKeyring bool
+	// Extra is stored as State.Pod.
+	Extra json.RawMessage
+}
+
+// creation is the work of one Create or Run.
+type creation struct {
+	runtime *Runtime
+	ctx     context.Context
+	id      string
+	bundle  *spec.Bundle
+	options CreateOptions
+
+	dir     string
+	fresh   bool // the directory was made here
+	cgroup  *cgroup.Cgroup
+	state   *State
+	child   *boot.Child
+	closers []func()
+}
+
+// Create makes a container and its first process, which waits at the gate until Start. The calling process is the parent of it. After an
+// error nothing is left, except the container's directory if it was there before.
+func (r *Runtime) Create(ctx context.Context, id string, b *spec.Bundle, o CreateOptions) (*Container, error) {
+	return r.create(ctx, id, b, o, boot.GateSocket)
+}
+
+// Run is Create and Start at once: there is no gate, and less to write down. The calling process is the parent of the container's first
+// process and has to wait for it.
+func (r *Runtime) Run(ctx context.Context, id string, b *spec.Bundle, o CreateOptions) (*Container, error) {
+	return r.create(ctx, id, b, o, boot.GateNone)
+}
+
+func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o CreateOptions, gate boot.Gate) (_ *Container, err error) {
+	if err := CheckID(id); err != nil {
+		return nil, err
+	}
+	if err := checkHooks(b.Spec.Hooks); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", id, err)
+	}
+	c := &creation{runtime: r, ctx: ctx, id: id, bundle: b, options: o, dir: r.Dir(id)}
+	unlock, err := c.makeDir()
+	if err != nil {
+		return nil, fmt.Errorf("create container %s: %w", id, err)
+	}
+	defer unlock()
+	defer func() {
+		for _, f := range c.closers {
+			f()
+		}
+		if err != nil {
+			err = errors.Join(fmt.Errorf("create container %s: %w", id, err), c.undo())
+		}
+	}()
+	if c.cgroup, err = cgroup.Create(cgroupPath(id, b), resources(b)); err != nil {
+		return nil, err
+	}
+	if err := c.start(gate); err != nil {
+		return nil, err
+	}
+	if err := c.follow(gate); err != nil {
+		return nil, err
+	}
+	container := &Container{runtime: r, dir: c.dir, state: c.state}
+	c.state.Status = specs.StateCreated
+	if gate == boot.GateNone {
+		c.state.Status = specs.StateRunning
+	}
+	if err := writeState(c.dir, c.state); err != nil {
+		return nil, err
+	}
+	if err := writePidFile(o.PidFile, c.state.Pid); err != nil {
+		return nil, err
+	}
+	if err := sendPidfd(o.PidfdSocket, c.state.Pid); err != nil {
+		return nil, err
+	}
+	if gate == boot.GateNone {
+		container.poststart(ctx)
+	}
+	return container, nil
+}
+
+// cgroupPath is where the container's cgroup is: what the specification says, or the container's name below the top.
+func cgroupPath(id string, b *spec.Bundle) string {
+	if b.Spec.Linux != nil && b.Spec.Linux.CgroupsPath != "" {
+		return b.Spec.Linux.CgroupsPath
+	}
+	return "/" + id
+}
+
+func resources(b *spec.Bundle) *specs.LinuxResources {
+	if b.Spec.Linux == nil {
+		return nil
+	}
+	return b.Spec.Linux.Resources
+}
+
+// makeDir makes the container's directory, or takes one that was prepared and holds no container yet, and locks it.
+func (c *creation) makeDir() (unlock func(), err error) {
+	if err := os.MkdirAll(c.runtime.root, 0o711); err != nil {
+		return nil, err
+	}
+	switch err := os.Mkdir(c.dir, 0o711); {
+	case err == nil:
+		c.fresh = true
+	case !os.IsExist(err):
+		return nil, err
+	}
+	if unlock, err = lock(c.ctx, c.dir); err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(filepath.Join(c.dir, stateName)); err == nil {
+		unlock()
+		return nil, ErrExist
+	}
+	return unlock, nil
+}
+
+// start compiles the program and begins it.
+func (c *creation) start(gate boot.Gate) error {
+	facts := Facts(c.id, c.bundle, c.cgroup)
+	facts.Gate, facts.NoPivot, facts.NoNewKeyring = gate, c.options.NoPivot, c.options.NoNewKeyring
+	facts.Hooks = c.hasRuntimeHooks()
+	program, err := boot.Compile(c.bundle.Spec, facts)
+	if err != nil {
+		return err
+	}
+	bind, err := c.bind(facts)
+	if err != nil {
+		return err
+	}
+	if c.child, err = program.Start(bind); err != nil {
+		return err
+	}
+	c.closers = append(c.closers, func() { c.child.Close() })
+	return c.record()
+}
+
+// bind opens what the program needs from its parent.
+func (c *creation) bind(f boot.Facts) (boot.Bind, error) {
+	b := boot.Bind{Slots: map[string]int{}, Preserve: c.options.PreserveFDs}
+	streams(b.Slots, c.options.Stdin, c.options.Stdout, c.options.Stderr, c.bundle.Spec.Process.User.UID)
+	if err := c.openCgroup(&b, f.Tasks); err != nil {
+		return b, err
+	}
+	for i, ns := range c.namespaces() {
+		if ns.Path == "" {
+			continue
+		}
+		fd, err := c.open(ns.Path, unix.O_RDONLY)
+		if err != nil {
+			return b, fmt.Errorf("open %s namespace: %w (config.json: linux.namespaces[%d])", ns.Type, err, i)
+		}
+		if ns.Type == specs.PIDNamespace {
+			b.PIDNamespace = os.NewFile(uintptr(fd), ns.Path)
+			continue
+		}
+		b.Slots[boot.NamespaceSlot(ns.Type)] = fd
+	}
+	if f.Gate == boot.GateSocket {
+		fd, err := listenGate(c.dir)
+		if err != nil {
+			return b, err
+		}
+		c.closers = append(c.closers, func() { unix.Close(fd) })
+		b.Slots["gate"] = fd
+	}
+	return b, nil
+}
+
+func (c *creation) namespaces() []specs.LinuxNamespace {
+	if c.bundle.Spec.Linux == nil {
+		return nil
+	}
+	return c.bundle.Spec.Linux.Namespaces
+}
+
+// openCgroup opens the files by which the child joins its cgroup.
+func (c *creation) openCgroup(b *boot.Bind, tasks []string) error {
+	for _, file := range tasks {
+		fd, err := c.open(file, unix.O_WRONLY)
+		if err != nil {
+			return fmt.Errorf("open cgroup: %w", err)
+		}
+		b.Slots[file] = fd
+	}
+	if dir := c.cgroup.UnifiedDir(); dir != "" {
+		fd, err := c.open(dir, unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return fmt.Errorf("open cgroup: %w", err)
+		}
+		b.Cgroup = fd
+	}
+	return nil
+}
+
+// open opens a file until the creation is over.
+func (c *creation) open(path string, flags int) (int, error) {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	c.closers = append(c.closers, func() { unix.Close(fd) })
+	return fd, nil
+}
+
+// streams names the descriptors of the standard streams. Pipes and sockets are given to the process's user: it may want to open them
+// again as /dev/stdout.
+func streams(slots map[string]int, stdin, stdout, stderr *os.File, uid uint32) {
+	for i, f := range []*os.File{stdin, stdout, stderr} {
+		fd := i
+		if f != nil {
+			fd = int(f.Fd())
+		}
+		slots[[]string{"stdin", "stdout", "stderr"}[i]] = fd
+		var st unix.Stat_t
+		if uid != 0 && unix.Fstat(fd, &st) == nil && (st.Mode&unix.S_IFMT == unix.S_IFIFO || st.Mode&unix.S_IFMT == unix.S_IFSOCK) {
+			_ = unix.Fchown(fd, int(uid), -1)
+		}
+	}
+}
+
+// record writes the state of the container that is being made: from here on it can be found and removed, whatever happens to this process.
+func (c *creation) record() error {
+	start, _, err := startTime(c.child.Pid)
+	if err != nil {
+		return fmt.Errorf("look at process %d: %w", c.child.Pid, err)
+	}
+	c.state = &State{
+		Version: stateVersion, ID: c.id, Status: specs.StateCreating, Pid: c.child.Pid, StartTime: start, Created: time.Now().UTC(),
+		Bundle: c.bundle, CgroupPath: c.cgroup.Path(), Cgroups: c.cgroup.Paths(), Annotations: c.bundle.Spec.Annotations,
+		Owner: owner(), Pod: c.options.Extra,
+	}
+	for i, f := range []*os.File{c.options.Stdin, c.options.Stdout, c.options.Stderr} {
+		fd := i
+		if f != nil {
+			fd = int(f.Fd())
+		}
+		c.state.Stdio[i], _ = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	}
+	return writeState(c.dir, c.state)
+}
+
+// follow answers the child until it waits at the gate or runs.
+func (c *creation) follow(gate boot.Gate) error {
+	if err := c.mapUsers(); err != nil {
+		return err
+	}
+	for {
+		event, err := c.child.Next(c.ctx)
+		if err != nil {
+			return err
+		}
+		switch event.Mark {
+		case "":
+			if gate != boot.GateNone {
+				return fmt.Errorf("process %d ended before it was ready", c.child.Pid)
+			}
+			return nil
+		case boot.MarkCreated:
+			return nil
+		case boot.MarkConsole:
+			if err := giveConsole(event.File, c.options.Console, c.options.ConsoleSocket); err != nil {
+				return err
+			}
+		case boot.MarkPrepare:
+			if err := c.runtimeHooks(); err != nil {
+				return err
+			}
+			if err := c.child.Continue(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// undo removes what a failed creation made.
+func (c *creation) undo() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 10*time.Second)
+	defer cancel()
+	var errs []error
+	if c.child != nil {
+		_ = c.child.Kill() // it may have ended by itself
+	}
+	if c.cgroup != nil {
+		errs = append(errs, c.cgroup.Kill(ctx), c.cgroup.Delete(ctx))
+	}
+	for _, name := range []string{stateName, gateName} {
+		if err := os.Remove(filepath.Join(c.dir, name)); err != nil && !os.IsNotExist(err) {
+			errs = append(errs, err)
+		}
+	}
+	if c.fresh {
+		errs = append(errs, os.RemoveAll(c.dir))
+	}
+	return errors.Join(errs...)
+}

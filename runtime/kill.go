@@ -1,0 +1,142 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Kill sends a signal to the container's first process, or with all to every process in its cgroup. For a container that has stopped the
+// error is ErrNotRunning.
+func (c *Container) Kill(sig unix.Signal, all bool) error {
+	if err := c.reload(); err != nil {
+		return fmt.Errorf("kill container %s: %w", c.ID(), err)
+	}
+	if all {
+		cg, err := c.Cgroup()
+		if err == nil {
+			err = cg.Signal(sig)
+		}
+		if err != nil {
+			return fmt.Errorf("kill container %s: %w", c.ID(), err)
+		}
+		return nil
+	}
+	status := c.Status()
+	if status == specs.StateStopped {
+		return fmt.Errorf("kill container %s: %w", c.ID(), ErrNotRunning)
+	}
+	if status == specs.StateCreated && endsProcess(sig) {
+		sig = unix.SIGKILL // the first process of a pid namespace is deaf to what it has no handler for, and has none yet
+	}
+	if err := c.signal(sig); err != nil {
+		return fmt.Errorf("kill container %s: %w", c.ID(), err)
+	}
+	return c.thawKilled(sig, status)
+}
+
+// signal sends sig to the first process and nobody else.
+func (c *Container) signal(sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(c.state.Pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return ErrNotRunning
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if !alive(c.state.Pid, c.state.StartTime) { // asked after the pidfd names the process for good
+		return ErrNotRunning
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); errors.Is(err, unix.ESRCH) {
+		return ErrNotRunning
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// thawKilled lets a paused container die: in a frozen v1 cgroup not even SIGKILL is delivered.
+func (c *Container) thawKilled(sig unix.Signal, status specs.ContainerState) error {
+	if sig != unix.SIGKILL || status != StatePaused {
+		return nil
+	}
+	cg, err := c.Cgroup()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return cg.Thaw(ctx)
+}
+
+// endsProcess says whether the default action of a signal is to end the process.
+func endsProcess(sig unix.Signal) bool {
+	switch sig {
+	case 0, unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		return false
+	}
+	return true
+}
+
+// Delete removes a container that has stopped, with its cgroup and its directory. With force, what still runs is killed first, and a
+// container that is half made or half removed is removed as well.
+func (c *Container) Delete(ctx context.Context, force bool) error {
+	unlock, err := lock(ctx, c.dir)
+	if err != nil {
+		return fmt.Errorf("delete container %s: %w", c.ID(), err)
+	}
+	defer unlock()
+	if err := c.delete(ctx, force); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.ID(), err)
+	}
+	return nil
+}
+
+func (c *Container) delete(ctx context.Context, force bool) error {
+	if err := c.reload(); err != nil {
+		return err
+	}
+	status := c.Status()
+	if status != specs.StateStopped && status != specs.StateCreated && !force {
+		return fmt.Errorf("cannot delete a container that is %s; stop it, or use --force", status)
+	}
+	if status != specs.StateStopped {
+		if err := c.signal(unix.SIGKILL); err != nil && !errors.Is(err, ErrNotRunning) {
+			return err
+		}
+	}
+	cg, err := c.Cgroup()
+	if err == nil {
+		if err := cg.Kill(ctx); err != nil {
+			return err
+		}
+	}
+	if err := c.waitStopped(ctx); err != nil {
+		return err
+	}
+	if cg != nil {
+		if err := cg.Delete(ctx); err != nil {
+			return err
+		}
+	}
+	c.poststop(ctx)
+	return os.RemoveAll(c.dir)
+}
+
+// waitStopped waits until the first process has ended.
+func (c *Container) waitStopped(ctx context.Context) error {
+	for pause := 50 * time.Microsecond; alive(c.state.Pid, c.state.StartTime); pause = min(2*pause, 10*time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for process %d: %w", c.state.Pid, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package runtime
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/zap-migrate/zap/spec"
+)
+
+// stateVersion is the version of the state file that this package writes.
+const stateVersion = 1
+
+const (
+	stateName    = "state.json"
+	maxStateSize = 64 << 20 // a bundle is at most 16 MiB of config.json
+)
+
+// State is what is written down about a container.
+type State struct {
+	// Version is the version of the format.
+	Version int    `json:"version"`
+	ID      string `json:"id"`
+	// Status is the last status that was recorded; Container.Status says what is true now.
+	Status specs.ContainerState `json:"status"`
+	// Pid is the container's first process, in the pid namespace of the runtime; with StartTime, in clock ticks after the boot, it names a
+	// process even when the pid was used again.
+	Pid       int       `json:"pid"`
+	StartTime uint64    `json:"startTime"`
+	Created   time.Time `json:"created"`
+	// Bundle is the bundle as it was when the container was created.
+	Bundle *spec.Bundle `json:"bundle"`
+	// CgroupPath is the cgroup's path from the hierarchies' mount points on, Cgroups its directories by controller.
+	CgroupPath string            `json:"cgroupPath"`
+	Cgroups    map[string]string `json:"cgroups,omitempty"`
+	// Stdio is what descriptors 0 to 2 were when the container was created, as readlink on /proc/self/fd shows: "pipe:[123]".
+	Stdio [3]string `json:"stdio"`
+	// Annotations are the specification's.
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Owner is the name, or else the number, of the user that created the container.
+	Owner string `json:"owner"`
+	// Pod belongs to package pod.
+	Pod json.RawMessage `json:"pod,omitempty"`
+}
+
+// readState reads the state file in dir.
+func readState(dir string) (*State, error) {
+	f, err := os.Open(filepath.Join(dir, stateName))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxStateSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxStateSize {
+		return nil, fmt.Errorf("%s: larger than %d bytes", f.Name(), maxStateSize)
+	}
+	s := new(State)
+	if err := json.Unmarshal(data, s); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	if s.Version != stateVersion {
+		return nil, fmt.Errorf("%s: version %d, and this zap knows %d", f.Name(), s.Version, stateVersion)
+	}
+	if s.Bundle == nil || s.Bundle.Spec == nil || s.ID != filepath.Base(dir) {
+		return nil, fmt.Errorf("%s: incomplete", f.Name())
+	}
+	return s, nil
+}
+
+// writeState replaces the state file in dir. It is on disk when the call returns.
+func writeState(dir string, s *State) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	if err := replaceFile(dir, stateName, data, true); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	return nil
+}
+
+// replaceFile writes a file under another name and renames it, so that a reader sees the old content or the new, never a part.
+func replaceFile(dir, name string, data []byte, durable bool) (err error) {
+	f, err := os.CreateTemp(dir, "."+name+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), filepath.Join(dir, name)); err != nil || !durable {
+		return err
+	}
+	d, derr := os.Open(dir)
+	if derr != nil {
+		return nil // the new file is in place; only its durability is unknown
+	}
+	_ = d.Sync()
+	d.Close()
+	return nil
+}
+
+// writePidFile writes a pid where an engine waits for it.
+func writePidFile(path string, pid int) error {
+	if path == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("write pid file: %w", err)
+	}
+	dir, name := filepath.Split(abs)
+	if err := replaceFile(dir, name, []byte(strconv.Itoa(pid)), false); err != nil {
+		return fmt.Errorf("write pid file: %w", err)
+	}
+	return os.Chmod(abs, 0o644)
+}
