@@ -32,6 +32,8 @@ type Host struct {
 	TLS   string     // its directory of keys
 	// Wrap is put before every command in the host, for example unshare(1) with a time namespace.
 	Wrap []string
+	// ServeFlags are more flags of zap serve.
+	ServeFlags []string
 
 	lab     *Lab
 	port    string // the switch's side of its cable

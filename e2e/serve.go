@@ -25,7 +25,8 @@ type Server struct {
 	log  string
 }
 
-// Serve starts zap serve in the host and waits until it listens. env is added to its environment, as NAME=VALUE.
+// Serve starts zap serve in the host, with h.ServeFlags, and waits until it listens. env is added to its environment, as
+// NAME=VALUE.
 func (h *Host) Serve(t testing.TB, env ...string) *Server {
 	t.Helper()
 	s := &Server{Host: h, t: t, done: make(chan struct{}), log: h.lab.Path(fmt.Sprintf("%s-serve-%d.log", h.Name, len(h.servers)))}
@@ -34,7 +35,7 @@ func (h *Host) Serve(t testing.TB, env ...string) *Server {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	s.cmd = h.Command(context.Background(), Binary(t), h.zapArgs("--debug", "serve", "--listen", h.Peer(), "--tls", h.TLS)...)
+	s.cmd = h.Command(context.Background(), Binary(t), h.zapArgs(append([]string{"--debug", "serve", "--listen", h.Peer(), "--tls", h.TLS}, h.ServeFlags...)...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.Env = append(os.Environ(), env...)
 	if err := processes.start(s.cmd); err != nil {
