@@ -28,6 +28,7 @@ func (n *Network) Gate(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	n.lingers.Wait() // for the Holder of a gate before this one
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := n.gate(); err != nil {
@@ -63,7 +64,6 @@ func (n *Network) Ungate(ctx context.Context) error {
 
 // gate first drops everything and then adds what may pass, and what is turned aside last.
 func (n *Network) gate() error {
-	n.lingers.Wait() // the Holder of a gate before this one
 	c, err := n.firewall()
 	if err != nil {
 		return err
@@ -103,6 +103,21 @@ func (n *Network) gate() error {
 	}
 	n.gated = true
 	return nil
+}
+
+// openGate lets everything pass by one rule before all others. That is quicker than deleting the table, and what arrives meanwhile is overtaken by
+// what follows it.
+func (n *Network) openGate() error {
+	c, err := n.firewall()
+	if err != nil {
+		return err
+	}
+	t, accept := table(gateTable), nftables.ChainPolicyAccept
+	for _, name := range []string{chainIn, chainOut} {
+		chain := c.AddChain(&nftables.Chain{Name: name, Table: t, Policy: &accept})
+		c.InsertRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{verdict(expr.VerdictAccept)}})
+	}
+	return c.Flush()
 }
 
 // injectedSource matches frames whose source address has the group bit set, which no frame has that came over a bridge, and clears the bit: that is how

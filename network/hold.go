@@ -14,8 +14,7 @@ import (
 const (
 	minKernelBuffer = 4 << 20
 	maxKernelBuffer = 64 << 20
-	releaseRounds   = 64                    // drain and inject at most so often before the gate opens
-	releaseTime     = 2 * time.Millisecond  // and no longer than this
+	releaseTime     = 5 * time.Millisecond  // so long at most Release chases what still comes before it opens the gate
 	lingerTime      = 50 * time.Millisecond // after the gate opened, for a frame that was being turned aside on another CPU
 	lingerStep      = 2 * time.Millisecond
 )
@@ -49,6 +48,7 @@ func (n *Network) Hold(ctx context.Context, limitBytes int64) (*Holder, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	n.lingers.Wait() // for the Holder of a gate before this one
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := n.findLinks(); err != nil {
@@ -203,7 +203,7 @@ func (h *Holder) pump() int {
 }
 
 // Release delivers the held frames in order, both ways, opens the gate and delivers what came in between. It returns how many frames that were. With an error the gate is
-// closed still; frames that could not be sent on count in Dropped.
+// closed still; frames that could not be sent on count in Dropped. What remains of the gate is removed in the background, which Close waits for.
 func (h *Holder) Release(ctx context.Context) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -216,16 +216,15 @@ func (h *Holder) Release(ctx context.Context) (int, error) {
 	if h.done {
 		return 0, fmt.Errorf("release held frames: %w", os.ErrClosed)
 	}
-	frames := 0
-	end := time.Now().Add(releaseTime)
-	for range releaseRounds {
+	frames := h.pump()
+	// What came meanwhile is little, and what comes while that is delivered is less: the gate opens at a moment when nothing waits, if there is one.
+	for end := time.Now().Add(releaseTime); time.Now().Before(end); {
 		sent := h.pump()
-		frames += sent
-		if sent == 0 || time.Now().After(end) {
+		if frames += sent; sent == 0 {
 			break
 		}
 	}
-	if err := h.n.deleteTable(gateTable); err != nil {
+	if err := h.n.openGate(); err != nil {
 		return frames, fmt.Errorf("release held frames: %w", err)
 	}
 	frames += h.pump()
@@ -234,16 +233,24 @@ func (h *Holder) Release(ctx context.Context) (int, error) {
 	return frames, nil
 }
 
-// linger picks up a frame whose way through the rules had begun before they were gone.
+// linger picks up a frame whose way through the rules had begun before the gate opened, and removes the gate, for which the kernel may take its time.
 func (h *Holder) linger() {
-	for end := time.Now().Add(lingerTime); time.Now().Before(end); time.Sleep(lingerStep) {
+	end := time.Now().Add(lingerTime)
+	h.n.mu.Lock()
+	err := h.n.deleteTable(gateTable)
+	h.n.lingerErr = errors.Join(h.n.lingerErr, err)
+	h.n.mu.Unlock()
+	for {
 		h.mu.Lock()
 		h.pump()
+		if time.Now().After(end) {
+			_ = h.close()
+			h.mu.Unlock()
+			return
+		}
 		h.mu.Unlock()
+		time.Sleep(lingerStep)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_ = h.close()
 }
 
 // Discard drops what is held and returns how many frames that were. The gate stays closed.

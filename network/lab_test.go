@@ -131,6 +131,22 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
+// neverRetransmit makes the client wait for longer than any test before it sends a segment again: what is lost stays lost.
+func (l *lab) neverRetransmit() {
+	l.t.Helper()
+	for _, cidr := range []string{"10.77.0.0/24", "fd77::/64"} {
+		r := &netlink.Route{LinkIndex: l.client.link(l.t, "eth0").Attrs().Index, Dst: ipNet(netip.MustParsePrefix(cidr)), RtoMin: 60_000, RtoMinLock: true}
+		if r.Dst.IP.To4() != nil {
+			r.Scope = netlink.SCOPE_LINK
+		} else {
+			r.Priority = 1 // before the kernel's own
+		}
+		if err := l.client.h.RouteReplace(r); err != nil {
+			l.t.Fatalf("route %s: %v", cidr, err)
+		}
+	}
+}
+
 func podConfig(hostLink string) Config {
 	return Config{
 		Bridge: "br0", HostLink: hostLink, MAC: "02:00:00:00:00:50",

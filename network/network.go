@@ -31,12 +31,13 @@ type Network struct {
 	host *netlink.Handle
 	nft  *nftables.Conn // in the pod's namespace; made when first needed
 
-	cfg      Config
-	podLink  int // index, 0: not known
-	hostLink int
-	gated    bool          // this Network closed the gate
-	speaker  *packetSocket // sends announcements from the pod's link
-	lingers  sync.WaitGroup
+	cfg       Config
+	podLink   int // index, 0: not known
+	hostLink  int
+	gated     bool          // this Network closed the gate
+	speaker   *packetSocket // sends announcements from the pod's link
+	lingers   sync.WaitGroup
+	lingerErr error // of what ran in the background
 }
 
 // New makes a namespace that has no name: it lives as long as the returned Network is open or a process is in it. Its loopback link is up
@@ -152,7 +153,7 @@ func (n *Network) Close() error {
 	if n.ns == nil {
 		return nil
 	}
-	var errs []error
+	errs := []error{n.lingerErr}
 	for _, h := range []*netlink.Handle{n.pod, n.host} {
 		if h != nil {
 			h.Close()

@@ -134,6 +134,18 @@ func TestUpReachable(t *testing.T) {
 	}
 }
 
+func TestMTUComesFromTheBridge(t *testing.T) {
+	l := newLab(t)
+	if err := l.hostA.h.LinkSetMTU(l.hostA.link(t, "br0"), 1400); err != nil {
+		t.Fatal(err)
+	}
+	n := l.mustUp(l.hostA, podConfig("zapA"))
+	snap, err := Refresh(t.Context(), n, podConfig("zapA"))
+	if host := l.hostA.link(t, "zapA").Attrs().MTU; err != nil || snap.MTU != 1400 || host != 1400 {
+		t.Errorf("mtu is %d in the pod and %d on the host, %v", snap.MTU, host, err)
+	}
+}
+
 func TestNewNamespace(t *testing.T) {
 	l := newLab(t)
 	n := l.network(l.hostA)
