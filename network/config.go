@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -203,16 +204,11 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 	return mac, nil
 }
 
-// hostMAC is the address of the host's end. It starts high, so that a bridge whose own address is its ports' lowest keeps its own.
+// hostMAC is the address of the host's end. It starts high, so that a bridge whose own address is its ports' lowest keeps its own, and it
+// comes from the link's name, which differs from host to host: two hosts on one segment must not have one address, least of all when
+// a bridge has taken it for its own.
 func (c Config) hostMAC() string {
-	mac, err := parseMAC(c.MAC)
-	if err != nil {
-		return ""
-	}
-	first := byte(0xfe)
-	if mac[0] == first {
-		first = 0xfa
-	}
-	mac[0] = first
+	sum := sha256.Sum256([]byte(c.HostLink))
+	mac := net.HardwareAddr{0xfe, 0xff, sum[0], sum[1], sum[2], sum[3]}
 	return mac.String()
 }

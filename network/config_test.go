@@ -122,7 +122,7 @@ ip -n pod neigh replace fe80::1 lladdr 02:00:00:00:00:98 router nud stale dev ne
 ip link set zap1 master br0
 `},
 		{"gateway off the link", Config{HostLink: "z", MAC: "fe:00:00:00:00:01", Addresses: []netip.Prefix{prefix("10.0.0.2/32")}, Gateways: []netip.Addr{addr("10.9.9.9")}}, `
-ip link add z address fa:00:00:00:00:01 type veth peer name eth0 netns pod address fe:00:00:00:00:01
+ip link add z address fe:ff:59:4e:51:9a type veth peer name eth0 netns pod address fe:00:00:00:00:01
 sysctl net.ipv6.conf.z.disable_ipv6=1
 nsenter pod sysctl net.ipv6.conf.eth0.accept_dad=0
 ip link set z up

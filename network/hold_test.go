@@ -234,11 +234,13 @@ func TestGateMutesUntilRelease(t *testing.T) {
 func TestReleaseRestoresTheSource(t *testing.T) {
 	l := newLab(t)
 	n := l.mustUp(l.hostA, podConfig("zapA"))
-	outside := udp(t, l.client.ns, "10.77.0.9:90")
+	inPod, outside := udp(t, n.File(), "10.77.0.50:90"), udp(t, l.client.ns, "10.77.0.9:90")
 	send(t, outside, "10.77.0.50:90", "warm")
+	if got := receive(t, inPod, patience); got != "warm" {
+		t.Fatal(got)
+	}
 	h := mustHold(t, n, holdLimit)
 	tp := tapeOf(t, &space{ns: n.File(), h: n.pod}, "eth0", unix.ETH_P_IP)
-	inPod := udp(t, n.File(), "10.77.0.50:90")
 	send(t, outside, "10.77.0.50:90", "held")
 	held(t, h, 1)
 	mustRelease(t, n, h)
