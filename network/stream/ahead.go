@@ -22,7 +22,7 @@ var errDrained = errors.New("peer goes on although the transfer failed")
 const maxDrain = 256 << 20
 
 // readBuffers is how many payloads ReadAhead holds.
-const readBuffers = 3
+const readBuffers = 2
 
 // Reader reads frames ahead of their use in a goroutine of its own.
 type Reader struct {

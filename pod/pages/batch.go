@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-
-	"github.com/zap-migrate/zap/network/stream"
 )
 
 // A batch is the payload of one data frame: a piece of what CRIU wrote, cut at whole commands and pages, from which pages of zeros were
@@ -17,8 +15,9 @@ const (
 	markSize  = 8
 	markCount = 4
 	maxMarks  = 2048
-	// batchRoom is how much of a payload commands and pages may take.
-	batchRoom = stream.MaxPayload - maxMarks*markSize - markCount
+	// batchRoom is how much of a payload commands and pages may take. What is received, encrypted and sent should still be in the
+	// processor's second-level cache at each step: with 1 MiB the channel takes a quarter more processor time than with this.
+	batchRoom = 256<<10 - maxMarks*markSize - markCount
 )
 
 // mark is a run of zero pages that was taken out at an offset.
@@ -76,7 +75,7 @@ func isZero(page []byte) bool {
 
 // full says whether the batch should be sent: there is too little room for a sensible read, or for the marks of another.
 func (t *batch) full() bool {
-	const sensible = 64 << 10
+	const sensible = 32 << 10
 	return batchRoom-len(t.buf) < sensible || len(t.marks) == maxMarks
 }
 
