@@ -171,7 +171,8 @@ func (m *Manifest) compareCgroups(h *Host, b *blockers) {
 	}
 	for _, name := range m.Limits {
 		if !slices.Contains(h.Controllers, name) {
-			b.add(BlockController, name, "mount or enable the controller on the target", "the pod's limits need it and the target lacks it")
+			b.add(BlockController, name, "mount or enable the controller on the target",
+				"the pod's limits need it and the target lacks it")
 		}
 	}
 }
@@ -180,7 +181,8 @@ func (m *Manifest) compareCgroups(h *Host, b *blockers) {
 func (m *Manifest) compareLSM(h *Host, b *blockers) {
 	for _, name := range m.Confined {
 		if !slices.Contains(h.LSM, name) {
-			b.add(BlockLSM, name, "enable it on the target or run the pod unconfined", "it confines the pod and is not active on the target")
+			b.add(BlockLSM, name, "enable it on the target or run the pod unconfined",
+				"it confines the pod and is not active on the target")
 		}
 	}
 }
@@ -192,8 +194,8 @@ func (m *Manifest) compareMounts(h *Host, b *blockers) {
 			b.add(BlockMount, p.Source, "make it available there or mount shared storage on both hosts",
 				"mounted on %s in the pod, missing on the target", p.Target)
 		case p.Kind != "" && kind != p.Kind:
-			b.add(BlockMount, p.Source, "make it the same on both hosts", "mounted on %s in the pod, a %s here and a %s on the target",
-				p.Target, p.Kind, kind)
+			b.add(BlockMount, p.Source, "make it the same on both hosts",
+				"mounted on %s in the pod, a %s here and a %s on the target", p.Target, p.Kind, kind)
 		}
 	}
 }

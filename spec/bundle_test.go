@@ -123,7 +123,8 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	f.Add(defaultJSON(f))
 	f.Add([]byte(`{"ociVersion":"1.0.0","process":{"args":["a"],"cwd":"/"},"root":{"path":"r"}}`))
-	f.Add([]byte(`{"ociVersion":"1.0.0","process":{"args":["a"],"cwd":"/"},"root":{"path":"r"},"linux":{"resources":{"memory":{"limit":-1}},"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["x"],"action":"SCMP_ACT_LOG"}]}}}`))
+	f.Add([]byte(`{"ociVersion":"1.0.0","process":{"args":["a"],"cwd":"/"},"root":{"path":"r"},"linux":{"resources":
+		{"memory":{"limit":-1}},"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["x"],"action":"SCMP_ACT_LOG"}]}}}`))
 	f.Add([]byte(`{"linux":{"uidMappings":[{"containerID":4294967295,"size":1}],"sysctl":{"":""},"netDevices":{"":{}}}}`))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, config []byte) {

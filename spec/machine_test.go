@@ -13,8 +13,10 @@ func TestParseFeatures(t *testing.T) {
 		cpuinfo string
 		want    []string
 	}{
-		"x86": {"processor\t: 0\nflags\t\t: fpu vme nx avx512f avx2 sse2 hypervisor pni\nbugs\t\t: spectre_v1\n\nprocessor\t: 1\nflags\t\t: other\n",
-			[]string{"avx2", "avx512f", "fpu", "pni", "sse2"}},
+		"x86": {
+			"processor\t: 0\nflags\t\t: fpu vme nx avx512f avx2 sse2 hypervisor pni\nbugs\t\t: spectre_v1\n\nprocessor\t: 1\nflags\t\t: other\n",
+			[]string{"avx2", "avx512f", "fpu", "pni", "sse2"},
+		},
 		"arm64": {"processor\t: 0\nBogoMIPS\t: 48.00\nFeatures\t: fp asimd sve aes\n", []string{"aes", "asimd", "fp", "sve"}},
 		"none":  {"processor\t: 0\n", nil},
 	} {

@@ -65,8 +65,10 @@ func TestBlockers(t *testing.T) {
 		"bridge":          {func(m *spec.Manifest, h *spec.Host) { h.Bridges = nil }, []string{"bridge br0"}},
 		"name":            {func(m *spec.Manifest, h *spec.Host) { h.Names = append(h.Names, "web") }, []string{"name web"}},
 		"address":         {func(m *spec.Manifest, h *spec.Host) { h.Addresses = []string{"10.1.0.5"} }, []string{"address 10.1.0.5"}},
-		"same IPv6 address": {func(m *spec.Manifest, h *spec.Host) { h.Addresses = []string{"fd00:0:0::5/128"} },
-			[]string{"address fd00::5"}},
+		"same IPv6 address": {
+			func(m *spec.Manifest, h *spec.Host) { h.Addresses = []string{"fd00:0:0::5/128"} },
+			[]string{"address fd00::5"},
+		},
 		"memory":       {func(m *spec.Manifest, h *spec.Host) { h.MemoryAvailable = 200 << 20 }, []string{"memory 200 MiB"}},
 		"disk":         {func(m *spec.Manifest, h *spec.Host) { h.DiskFree = 109 << 20 }, []string{"disk 109 MiB"}},
 		"disk exactly": {func(m *spec.Manifest, h *spec.Host) { h.DiskFree = 110 << 20 }, nil},
@@ -100,14 +102,18 @@ func TestBlockers(t *testing.T) {
 // TestBlockersReportsAllAtOnce: a host that has nothing, and the order is always the same.
 func TestBlockersReportsAllAtOnce(t *testing.T) {
 	m, _ := pair()
-	h := &spec.Host{Machine: spec.Machine{Arch: "amd64", Kernel: "4.19.0", PageSize: 65536, Cgroup: "none", Clock: 1}, PidMax: 300,
-		Names: []string{"web"}, Addresses: []string{"10.1.0.5", "fd00::5"}}
+	h := &spec.Host{
+		Machine: spec.Machine{Arch: "amd64", Kernel: "4.19.0", PageSize: 65536, Cgroup: "none", Clock: 1}, PidMax: 300,
+		Names: []string{"web"}, Addresses: []string{"10.1.0.5", "fd00::5"},
+	}
 	var got []string
 	for _, b := range m.Blockers(h) {
 		got = append(got, b.Code)
 	}
-	want := []string{"page-size", "cpu-feature", "kernel", "pid", "clock", "criu", "cgroup", "cgroup-controller", "cgroup-controller", "lsm",
-		"mount", "bridge", "address", "address", "name", "memory", "disk"}
+	want := []string{
+		"page-size", "cpu-feature", "kernel", "pid", "clock", "criu", "cgroup", "cgroup-controller", "cgroup-controller", "lsm",
+		"mount", "bridge", "address", "address", "name", "memory", "disk",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want (-), got (+):\n%s", diff)
 	}

@@ -166,7 +166,8 @@ func (c *checker) hooks(h *specs.Hooks) {
 		name  string
 		hooks []specs.Hook
 	}{
-		{"prestart", h.Prestart}, //nolint:staticcheck // deprecated in the specification, still part of it
+		//lint:ignore SA1019 deprecated in the specification, still part of it
+		{"prestart", h.Prestart},
 		{"createRuntime", h.CreateRuntime},
 		{"createContainer", h.CreateContainer},
 		{"startContainer", h.StartContainer},

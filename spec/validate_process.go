@@ -55,8 +55,11 @@ func (c *checker) capabilities(at string, caps *specs.LinuxCapabilities) {
 		name string
 		caps []string
 	}{
-		{"bounding", caps.Bounding}, {"effective", caps.Effective}, {"inheritable", caps.Inheritable},
-		{"permitted", caps.Permitted}, {"ambient", caps.Ambient},
+		{"bounding", caps.Bounding},
+		{"effective", caps.Effective},
+		{"inheritable", caps.Inheritable},
+		{"permitted", caps.Permitted},
+		{"ambient", caps.Ambient},
 	} {
 		if !c.count(at+"."+set.name, len(set.caps), 1024) {
 			continue

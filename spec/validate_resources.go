@@ -26,7 +26,8 @@ func (c *checker) resources(at string, r *specs.LinuxResources) {
 	if r.Network != nil {
 		for i, p := range r.Network.Priorities {
 			if p.Name == "" || len(p.Name) > maxInterface {
-				c.errorf(fmt.Sprintf("%s.network.priorities[%d].name", at, i), "%q is not a name of a network device", clip(p.Name))
+				c.errorf(fmt.Sprintf("%s.network.priorities[%d].name", at, i),
+					"%q is not a name of a network device", clip(p.Name))
 			}
 		}
 	}
@@ -133,8 +134,10 @@ func (c *checker) blockIO(at string, b *specs.LinuxBlockIO) {
 		name string
 		list []specs.LinuxThrottleDevice
 	}{
-		{"throttleReadBpsDevice", b.ThrottleReadBpsDevice}, {"throttleWriteBpsDevice", b.ThrottleWriteBpsDevice},
-		{"throttleReadIOPSDevice", b.ThrottleReadIOPSDevice}, {"throttleWriteIOPSDevice", b.ThrottleWriteIOPSDevice},
+		{"throttleReadBpsDevice", b.ThrottleReadBpsDevice},
+		{"throttleWriteBpsDevice", b.ThrottleWriteBpsDevice},
+		{"throttleReadIOPSDevice", b.ThrottleReadIOPSDevice},
+		{"throttleWriteIOPSDevice", b.ThrottleWriteIOPSDevice},
 	} {
 		for i, d := range l.list {
 			device(fmt.Sprintf("%s.%s[%d]", at, l.name, i), d.LinuxBlockIODevice)

@@ -92,7 +92,8 @@ var wrongSpecs = map[string]func(s *specs.Spec){
 	"linux.uidMappings[0].size: 0 ids":              userns(specs.LinuxIDMapping{}),
 	"linux.uidMappings[0]: goes beyond the last id": userns(specs.LinuxIDMapping{HostID: 1 << 31, Size: 1 << 31}),
 	"linux.uidMappings[1]: overlaps with linux.uidMappings[0]": userns(
-		specs.LinuxIDMapping{HostID: 1000, Size: 10}, specs.LinuxIDMapping{ContainerID: 9, HostID: 5000, Size: 1}),
+		specs.LinuxIDMapping{HostID: 1000, Size: 10}, specs.LinuxIDMapping{ContainerID: 9, HostID: 5000, Size: 1},
+	),
 	"linux.sysctl.kernel.panic: belongs to no namespace and would change the host": sysctl("kernel.panic"),
 	"linux.sysctl.net.ipv4.ip_forward: needs a network namespace in linux.namespaces": func(s *specs.Spec) {
 		sysctl("net.ipv4.ip_forward")(s)
@@ -104,9 +105,11 @@ var wrongSpecs = map[string]func(s *specs.Spec){
 	},
 	`linux.devices[0].type: unknown value "x"`: device(specs.LinuxDevice{Path: "/dev/x", Type: "x"}),
 	"linux.devices[0].major: -1 is not between 0 and 4095": device(
-		specs.LinuxDevice{Path: "/dev/x", Type: "c", Major: -1}),
+		specs.LinuxDevice{Path: "/dev/x", Type: "c", Major: -1},
+	),
 	"linux.devices[0].fileMode: 020777 has more than permission bits": device(
-		specs.LinuxDevice{Path: "/dev/x", Type: "p", FileMode: ptr(os.FileMode(0o20777))}),
+		specs.LinuxDevice{Path: "/dev/x", Type: "p", FileMode: ptr(os.FileMode(0o20777))},
+	),
 	`linux.maskedPaths[0]: "x" is not an absolute path`: func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"x"} },
 	`linux.readonlyPaths[1]: empty`: func(s *specs.Spec) {
 		s.Linux.ReadonlyPaths = []string{"/x", ""}
@@ -165,39 +168,50 @@ var wrongResources = map[string]specs.LinuxResources{
 	"memory.limit: -2 bytes":                                    {Memory: &specs.LinuxMemory{Limit: ptr(int64(-2))}},
 	"memory.swappiness: 101 is not between 0 and 100":           {Memory: &specs.LinuxMemory{Swappiness: ptr(uint64(101))}},
 	"memory.swap: needs a limit, as it is the sum of memory and swap": {
-		Memory: &specs.LinuxMemory{Swap: ptr(int64(1 << 20))}},
+		Memory: &specs.LinuxMemory{Swap: ptr(int64(1 << 20))},
+	},
 	"memory.swap: 1 is less than the limit 2, and it is the sum of memory and swap": {
-		Memory: &specs.LinuxMemory{Swap: ptr(int64(1)), Limit: ptr(int64(2))}},
+		Memory: &specs.LinuxMemory{Swap: ptr(int64(1)), Limit: ptr(int64(2))},
+	},
 	"memory.reservation: 3 is more than the limit 2": {
-		Memory: &specs.LinuxMemory{Reservation: ptr(int64(3)), Limit: ptr(int64(2))}},
+		Memory: &specs.LinuxMemory{Reservation: ptr(int64(3)), Limit: ptr(int64(2))},
+	},
 	"cpu.quota: 999 is less than 1000 microseconds":                {CPU: &specs.LinuxCPU{Quota: ptr(int64(999))}},
 	"cpu.quota: -2 is less than 1000 microseconds":                 {CPU: &specs.LinuxCPU{Quota: ptr(int64(-2))}},
 	"cpu.period: 999 is not between 1000 and 1000000 microseconds": {CPU: &specs.LinuxCPU{Period: ptr(uint64(999))}},
 	"cpu.burst: 2000 is more than the quota 1000": {
-		CPU: &specs.LinuxCPU{Quota: ptr(int64(1000)), Burst: ptr(uint64(2000))}},
+		CPU: &specs.LinuxCPU{Quota: ptr(int64(1000)), Burst: ptr(uint64(2000))},
+	},
 	"cpu.idle: 2 is not between 0 and 1":           {CPU: &specs.LinuxCPU{Idle: ptr(int64(2))}},
 	`cpu.cpus: "0;rm" is not a list such as 0-3,8`: {CPU: &specs.LinuxCPU{Cpus: "0;rm"}},
 	"pids.limit: -2 is not between -1 and 4194304": {Pids: &specs.LinuxPids{Limit: ptr(int64(-2))}},
 	"blockIO.weight: 5 is not between 10 and 1000": {BlockIO: &specs.LinuxBlockIO{Weight: ptr(uint16(5))}},
 	"blockIO.throttleReadBpsDevice[0].major: -8 is not between 0 and 4095": {BlockIO: &specs.LinuxBlockIO{
-		ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: -8}}}}},
+		ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: -8}}},
+	}},
 	`hugepageLimits[0].pageSize: "../x" is not a size such as 2MB`: {
-		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "../x"}}},
+		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "../x"}},
+	},
 	"hugepageLimits[1].pageSize: 2MB is there twice": {
-		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB"}, {Pagesize: "2MB"}}},
+		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB"}, {Pagesize: "2MB"}},
+	},
 	`unified: "../memory.max" is not a file of cgroup v2`: {Unified: map[string]string{"../memory.max": "1"}},
 	`network.priorities[0].name: "" is not a name of a network device`: {
-		Network: &specs.LinuxNetwork{Priorities: []specs.LinuxInterfacePriority{{}}}},
+		Network: &specs.LinuxNetwork{Priorities: []specs.LinuxInterfacePriority{{}}},
+	},
 }
 
 // wrongSeccomp does the same for linux.seccomp.
 var wrongSeccomp = map[string]specs.LinuxSeccomp{
 	`defaultAction: unknown value "SCMP_ACT_MAYBE"`: {DefaultAction: "SCMP_ACT_MAYBE"},
 	"defaultErrnoRet: 4096 is more than 4095":       {DefaultAction: specs.ActErrno, DefaultErrnoRet: ptr(uint(4096))},
-	"syscalls[0].names: empty": {DefaultAction: specs.ActAllow,
-		Syscalls: []specs.LinuxSyscall{{Action: specs.ActErrno}}},
+	"syscalls[0].names: empty": {
+		DefaultAction: specs.ActAllow,
+		Syscalls:      []specs.LinuxSyscall{{Action: specs.ActErrno}},
+	},
 	"syscalls[0].args[0].index: 6 is more than 5": {DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
-		Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}}}}},
+		Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}},
+	}}},
 	`architectures[0]: unknown value "x86"`: {DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"x86"}},
 }
 

@@ -185,7 +185,8 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		path := uniquePath()
 		res := &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Type: "x"}}}
 		_, err := createIn(trees, path, res)
-		if err == nil || !strings.Contains(err.Error(), "config.json: linux.resources.devices") || !strings.HasPrefix(err.Error(), "create cgroup "+path+": set devices: ") {
+		if err == nil || !strings.Contains(err.Error(), "config.json: linux.resources.devices") ||
+			!strings.HasPrefix(err.Error(), "create cgroup "+path+": set devices: ") {
 			t.Errorf("says %v", err)
 		}
 		for _, h := range trees {
@@ -218,7 +219,8 @@ func TestDeleteOfAGroupInUseNamesTheProcess(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		cancel(errors.New("no time left"))
 		err := c.Delete(ctx)
-		if err == nil || !strings.Contains(err.Error(), "no time left") || !strings.Contains(err.Error(), strconv.Itoa(p.Process.Pid)+" (sh, state ") {
+		if err == nil || !strings.Contains(err.Error(), "no time left") ||
+			!strings.Contains(err.Error(), strconv.Itoa(p.Process.Pid)+" (sh, state ") {
 			t.Errorf("says %v", err)
 		}
 	})

@@ -102,13 +102,17 @@ type freezer struct {
 func (c *Cgroup) freezer() (*freezer, error) {
 	if h := c.tree("freezer"); h != nil {
 		dir := c.dir(h)
-		return &freezer{dir: dir, control: dir + "/freezer.state", state: dir + "/freezer.state",
-			freeze: "FROZEN", thaw: "THAWED"}, nil
+		return &freezer{
+			dir: dir, control: dir + "/freezer.state", state: dir + "/freezer.state",
+			freeze: "FROZEN", thaw: "THAWED",
+		}, nil
 	}
 	if h := c.tree(""); h != nil {
 		dir := c.dir(h)
-		return &freezer{dir: dir, control: dir + "/cgroup.freeze", state: dir + "/cgroup.events",
-			freeze: "1", thaw: "0", v2: true}, nil
+		return &freezer{
+			dir: dir, control: dir + "/cgroup.freeze", state: dir + "/cgroup.events",
+			freeze: "1", thaw: "0", v2: true,
+		}, nil
 	}
 	return nil, errors.New("no freezer hierarchy is mounted")
 }

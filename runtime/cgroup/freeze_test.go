@@ -87,7 +87,8 @@ func TestThawBelowAFrozenParent(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(context.Background(), 50*time.Millisecond, errors.New("waited long enough"))
 		defer cancel()
 		err = c.Thaw(ctx)
-		if err == nil || !strings.Contains(err.Error(), "thaw cgroup "+c.Path()+": state is ") || !strings.Contains(err.Error(), "waited long enough") {
+		if err == nil || !strings.Contains(err.Error(), "thaw cgroup "+c.Path()+": state is ") ||
+			!strings.Contains(err.Error(), "waited long enough") {
 			t.Errorf("says %v", err)
 		}
 		if err := parent.Thaw(context.Background()); err != nil {
@@ -130,7 +131,8 @@ func TestKillTakesForkingProcesses(t *testing.T) {
 			res = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(100))}}
 		}
 		c := group(t, trees, res)
-		p := start(t, c, `trap '' HUP INT TERM; for i in 1 2 3 4; do (while :; do sleep 0.001; (sleep 1000) & sleep 0.001; kill $!; done) & done; wait`)
+		p := start(t, c, `trap '' HUP INT TERM
+			for i in 1 2 3 4; do (while :; do sleep 0.001; (sleep 1000) & sleep 0.001; kill $!; done) & done; wait`)
 		eventually(t, "fork", func() bool { return len(procs(t, c)) > 5 })
 		seen := procs(t, c)
 		if err := c.Kill(context.Background()); err != nil {

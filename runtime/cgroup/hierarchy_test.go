@@ -14,31 +14,46 @@ var mountinfos = map[string]struct {
 	content, mode string
 	want          []string
 }{
-	"every controller for itself, and v2": {`
+	"every controller for itself, and v2": {
+		`
 24 1 0:22 / /proc rw,relatime - proc proc rw
 30 24 0:26 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
 31 30 0:27 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
 32 30 0:28 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 33 30 0:29 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
 34 30 0:30 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd`,
-		"hybrid", []string{"cpu=/sys/fs/cgroup/cpu", "freezer=/sys/fs/cgroup/freezer", "name=systemd=/sys/fs/cgroup/systemd", "=/sys/fs/cgroup/unified"}},
-	"controllers together": {`
+		"hybrid",
+		[]string{"cpu=/sys/fs/cgroup/cpu", "freezer=/sys/fs/cgroup/freezer", "name=systemd=/sys/fs/cgroup/systemd", "=/sys/fs/cgroup/unified"},
+	},
+	"controllers together": {
+		`
 31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 master:2 - cgroup cgroup rw,cpu,cpuacct`,
-		"v1", []string{"cpu=/sys/fs/cgroup/cpu,cpuacct", "cpuacct=/sys/fs/cgroup/cpu,cpuacct"}},
-	"v2": {`
+		"v1",
+		[]string{"cpu=/sys/fs/cgroup/cpu,cpuacct", "cpuacct=/sys/fs/cgroup/cpu,cpuacct"},
+	},
+	"v2": {
+		`
 29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot`,
-		"v2", []string{"=/sys/fs/cgroup"}},
-	"a hierarchy mounted twice": {`
+		"v2",
+		[]string{"=/sys/fs/cgroup"},
+	},
+	"a hierarchy mounted twice": {
+		`
 31 30 0:27 / /mnt/copy\040of rw - cgroup cgroup rw,memory
 32 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
 33 30 0:29 / /mnt/v2\040too rw - cgroup2 none rw`,
-		"hybrid", []string{"memory=/sys/fs/cgroup/memory", "=/mnt/v2 too"}},
-	"damaged lines": {`
+		"hybrid",
+		[]string{"memory=/sys/fs/cgroup/memory", "=/mnt/v2 too"},
+	},
+	"damaged lines": {
+		`
 31
 31 30 0:27 / - cgroup
 31 30 0:27 / /sys/fs/cgroup/x rw - cgroup cgroup rw,future
 32 30 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids`,
-		"v1", []string{"pids=/sys/fs/cgroup/pids"}},
+		"v1",
+		[]string{"pids=/sys/fs/cgroup/pids"},
+	},
 }
 
 func TestDiscover(t *testing.T) {
@@ -125,10 +140,16 @@ func TestUnifiedSettings(t *testing.T) {
 		"quota without period": {specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: n(50000)}}, []string{`"50000 100000"`}, nil},
 		"no quota":             {specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: n(-1), Period: u(20000)}}, []string{`"max 20000"`}, nil},
 		"swap is the rest":     {specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: n(100), Swap: n(150)}}, []string{"int64(100)", "int64(50)"}, nil},
-		"no limit": {specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: n(-1), Swap: n(-1)}, Pids: &specs.LinuxPids{Limit: n(-1)}},
-			nil, []string{"memory.", "pids."}},
-		"zeros": {specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: u(0), Period: u(0), Quota: n(0)}, Memory: &specs.LinuxMemory{Limit: n(0)}},
-			nil, []string{"cpu.", "memory."}},
+		"no limit": {
+			specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: n(-1), Swap: n(-1)}, Pids: &specs.LinuxPids{Limit: n(-1)}},
+			nil,
+			[]string{"memory.", "pids."},
+		},
+		"zeros": {
+			specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: u(0), Period: u(0), Quota: n(0)}, Memory: &specs.LinuxMemory{Limit: n(0)}},
+			nil,
+			[]string{"cpu.", "memory."},
+		},
 	} {
 		got := strings.Join(values(&c.res), "\n")
 		for _, w := range c.want {

@@ -48,8 +48,10 @@ func TestLimitsAreInPlace(t *testing.T) {
 		offers(t, trees, "cpu", "cpuset", "memory", "pids")
 		c := group(t, trees, &specs.LinuxResources{
 			Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Reservation: ptr(int64(32 << 20)), Swap: ptr(int64(64 << 20))},
-			CPU: &specs.LinuxCPU{Quota: ptr(int64(50000)), Period: ptr(uint64(100000)), Shares: ptr(uint64(512)),
-				Burst: ptr(uint64(10000)), Cpus: "0", Mems: "0"},
+			CPU: &specs.LinuxCPU{
+				Quota: ptr(int64(50000)), Period: ptr(uint64(100000)), Shares: ptr(uint64(512)),
+				Burst: ptr(uint64(10000)), Cpus: "0", Mems: "0",
+			},
 			Pids: &specs.LinuxPids{Limit: ptr(int64(42))},
 		})
 		for _, f := range []file{
@@ -75,10 +77,14 @@ func TestNoLimits(t *testing.T) {
 	layouts(t, func(t *testing.T, trees []*hierarchy) {
 		for name, res := range map[string]*specs.LinuxResources{
 			"nothing": nil,
-			"none": {Memory: &specs.LinuxMemory{Limit: ptr(int64(-1)), Swap: ptr(int64(-1))},
-				Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}, CPU: &specs.LinuxCPU{Quota: ptr(int64(-1))}},
-			"zeros": {Memory: &specs.LinuxMemory{Limit: ptr(int64(0))}, Pids: &specs.LinuxPids{Limit: ptr(int64(0))},
-				CPU: &specs.LinuxCPU{Quota: ptr(int64(0)), Shares: ptr(uint64(0)), Period: ptr(uint64(0))}},
+			"none": {
+				Memory: &specs.LinuxMemory{Limit: ptr(int64(-1)), Swap: ptr(int64(-1))},
+				Pids:   &specs.LinuxPids{Limit: ptr(int64(-1))}, CPU: &specs.LinuxCPU{Quota: ptr(int64(-1))},
+			},
+			"zeros": {
+				Memory: &specs.LinuxMemory{Limit: ptr(int64(0))}, Pids: &specs.LinuxPids{Limit: ptr(int64(0))},
+				CPU: &specs.LinuxCPU{Quota: ptr(int64(0)), Shares: ptr(uint64(0)), Period: ptr(uint64(0))},
+			},
 		} {
 			c := group(t, trees, res)
 			if limit, err := c.MemoryLimit(); limit != -1 || err != nil {

@@ -31,12 +31,11 @@ func (c *Cgroup) unifiedOnly() bool {
 // kernels have none.
 func normalize(res *specs.LinuxResources) *specs.LinuxResources {
 	out := *res
-	if res.Memory != nil {
-		m := *res.Memory
-		m.Limit, m.Reservation, m.Swap = positive(m.Limit), positive(m.Reservation), positive(m.Swap)
-		m.Kernel = nil //nolint:staticcheck // deprecated, and therefore not passed on
-		m.KernelTCP = positive(m.KernelTCP)
-		out.Memory = &m
+	if m := res.Memory; m != nil {
+		out.Memory = &specs.LinuxMemory{
+			Limit: positive(m.Limit), Reservation: positive(m.Reservation), Swap: positive(m.Swap),
+			KernelTCP: positive(m.KernelTCP), Swappiness: m.Swappiness, DisableOOMKiller: m.DisableOOMKiller,
+		}
 	}
 	if res.CPU != nil {
 		u := *res.CPU

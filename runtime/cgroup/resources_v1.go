@@ -25,24 +25,36 @@ type legacyController struct {
 }
 
 var legacyControllers = []legacyController{
-	{"memory", "memory", func(r *specs.LinuxResources) bool { return r.Memory != nil && *r.Memory != specs.LinuxMemory{} },
-		func(root string) (creator, error) { return cgroup1.NewMemory(root), nil }},
-	{"cpu", "cpu", func(r *specs.LinuxResources) bool { return wantsCPU(r.CPU) },
-		func(root string) (creator, error) { return cgroup1.NewCpu(root), nil }},
-	{"pids", "pids", func(r *specs.LinuxResources) bool { return r.Pids != nil && r.Pids.Limit != nil },
-		func(root string) (creator, error) { return cgroup1.NewPids(root), nil }},
-	{"blkio", "blockIO", func(r *specs.LinuxResources) bool { return wantsBlockIO(r.BlockIO) },
-		func(root string) (creator, error) { return cgroup1.NewBlkio(root), nil }},
-	{"hugetlb", "hugepageLimits", func(r *specs.LinuxResources) bool { return len(r.HugepageLimits) > 0 },
-		func(root string) (creator, error) { return cgroup1.NewHugetlb(root) }},
+	{
+		"memory", "memory", func(r *specs.LinuxResources) bool { return r.Memory != nil && *r.Memory != specs.LinuxMemory{} },
+		func(root string) (creator, error) { return cgroup1.NewMemory(root), nil },
+	},
+	{
+		"cpu", "cpu", func(r *specs.LinuxResources) bool { return wantsCPU(r.CPU) },
+		func(root string) (creator, error) { return cgroup1.NewCpu(root), nil },
+	},
+	{
+		"pids", "pids", func(r *specs.LinuxResources) bool { return r.Pids != nil && r.Pids.Limit != nil },
+		func(root string) (creator, error) { return cgroup1.NewPids(root), nil },
+	},
+	{
+		"blkio", "blockIO", func(r *specs.LinuxResources) bool { return wantsBlockIO(r.BlockIO) },
+		func(root string) (creator, error) { return cgroup1.NewBlkio(root), nil },
+	},
+	{
+		"hugetlb", "hugepageLimits", func(r *specs.LinuxResources) bool { return len(r.HugepageLimits) > 0 },
+		func(root string) (creator, error) { return cgroup1.NewHugetlb(root) },
+	},
 	{"net_cls", "network.classID", func(r *specs.LinuxResources) bool {
 		return r.Network != nil && r.Network.ClassID != nil && *r.Network.ClassID != 0
 	}, func(root string) (creator, error) { return cgroup1.NewNetCls(root), nil }},
 	{"net_prio", "network.priorities", func(r *specs.LinuxResources) bool {
 		return r.Network != nil && len(r.Network.Priorities) > 0
 	}, func(root string) (creator, error) { return cgroup1.NewNetPrio(root), nil }},
-	{"rdma", "rdma", func(r *specs.LinuxResources) bool { return len(r.Rdma) > 0 },
-		func(root string) (creator, error) { return cgroup1.NewRdma(root), nil }},
+	{
+		"rdma", "rdma", func(r *specs.LinuxResources) bool { return len(r.Rdma) > 0 },
+		func(root string) (creator, error) { return cgroup1.NewRdma(root), nil },
+	},
 }
 
 // wantsCPU says whether anything is asked of the cpu controller; cpus and mems are cpuset's.
@@ -59,7 +71,8 @@ func wantsBlockIO(b *specs.LinuxBlockIO) bool {
 // applyLegacy writes limits into the v1 hierarchies, touching only controllers that the specification says something about.
 func (c *Cgroup) applyLegacy(res *specs.LinuxResources) error {
 	if len(res.Unified) > 0 {
-		return fieldError("v2 values", "unified", fmt.Errorf("this host's controllers are on cgroup v1: %w", errors.ErrUnsupported))
+		err := fmt.Errorf("this host's controllers are on cgroup v1: %w", errors.ErrUnsupported)
+		return fieldError("v2 values", "unified", err)
 	}
 	for _, lc := range legacyControllers {
 		if !lc.wanted(res) {
@@ -89,7 +102,7 @@ func (c *Cgroup) applyLegacy(res *specs.LinuxResources) error {
 func (c *Cgroup) libraryRoot(controller string) (string, error) {
 	h := c.tree(controller)
 	if h == nil {
-		return "", fmt.Errorf("the %s controller is not mounted: %w", controller, errors.ErrUnsupported)
+		return "", notMounted(controller)
 	}
 	root := filepath.Dir(h.mount)
 	if filepath.Base(h.mount) == controller {
@@ -97,9 +110,15 @@ func (c *Cgroup) libraryRoot(controller string) (string, error) {
 	}
 	var a, b unix.Stat_t
 	if unix.Stat(h.mount, &a) != nil || unix.Stat(root+"/"+controller, &b) != nil || a.Dev != b.Dev {
-		return "", fmt.Errorf("the %s controller is mounted on %s and not reachable as %s/%s", controller, h.mount, root, controller)
+		return "", fmt.Errorf("the %s controller is mounted on %s and not reachable as %s/%s",
+			controller, h.mount, root, controller)
 	}
 	return root, nil
+}
+
+// notMounted says that a controller is missing.
+func notMounted(controller string) error {
+	return fmt.Errorf("the %s controller is not mounted: %w", controller, errors.ErrUnsupported)
 }
 
 // applyCPU writes what the library leaves out: burst and idle, and the CPUs and memory nodes.
@@ -118,7 +137,7 @@ func (c *Cgroup) applyCPU(u *specs.LinuxCPU) error {
 		}
 		h := c.tree(v.controller)
 		if h == nil {
-			return fieldError(v.file, v.field, fmt.Errorf("the %s controller is not mounted: %w", v.controller, errors.ErrUnsupported))
+			return fieldError(v.file, v.field, notMounted(v.controller))
 		}
 		if err := writeFile(c.dir(h)+"/"+v.file, v.value); err != nil {
 			return fieldError(v.file, v.field, err)
@@ -146,7 +165,7 @@ func (c *Cgroup) applyDevices(rules []specs.LinuxDeviceCgroup) error {
 	}
 	h := c.tree("devices")
 	if h == nil {
-		return fieldError("devices", "devices", fmt.Errorf("the devices controller is not mounted: %w", errors.ErrUnsupported))
+		return fieldError("devices", "devices", notMounted("devices"))
 	}
 	deny, err := open(c.dir(h)+"/devices.deny", unix.O_WRONLY)
 	if err != nil {

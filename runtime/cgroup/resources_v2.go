@@ -46,15 +46,16 @@ func (c *Cgroup) applyUnified(res *specs.LinuxResources) error {
 // unsupportedUnified refuses what v2 has no counterpart for. Nothing is left out in silence but the kernel's TCP memory, which
 // v2 counts as memory.
 func unsupportedUnified(res *specs.LinuxResources) error {
+	m, u, n := res.Memory, res.CPU, res.Network
 	for _, u := range []struct {
 		what, field string
 		asked       bool
 	}{
-		{"swappiness", "memory.swappiness", res.Memory != nil && res.Memory.Swappiness != nil},
-		{"oom killer off", "memory.disableOOMKiller", res.Memory != nil && res.Memory.DisableOOMKiller != nil && *res.Memory.DisableOOMKiller},
-		{"real-time quota", "cpu.realtimeRuntime", res.CPU != nil && res.CPU.RealtimeRuntime != nil && *res.CPU.RealtimeRuntime != 0},
-		{"network class", "network.classID", res.Network != nil && res.Network.ClassID != nil && *res.Network.ClassID != 0},
-		{"network priorities", "network.priorities", res.Network != nil && len(res.Network.Priorities) > 0},
+		{"swappiness", "memory.swappiness", m != nil && m.Swappiness != nil},
+		{"oom killer off", "memory.disableOOMKiller", m != nil && m.DisableOOMKiller != nil && *m.DisableOOMKiller},
+		{"real-time quota", "cpu.realtimeRuntime", u != nil && u.RealtimeRuntime != nil && *u.RealtimeRuntime != 0},
+		{"network class", "network.classID", n != nil && n.ClassID != nil && *n.ClassID != 0},
+		{"network priorities", "network.priorities", n != nil && len(n.Priorities) > 0},
 	} {
 		if u.asked {
 			return fieldError(u.what, u.field, fmt.Errorf("cgroup v2 has none: %w", errors.ErrUnsupported))
@@ -197,12 +198,14 @@ func enableIn(dir string, needed []string) error {
 			err := writeFile(dir+"/cgroup.subtree_control", "+"+name)
 			if err != nil && must {
 				if errors.Is(err, unix.EBUSY) {
-					return fmt.Errorf("enable controller %s: %w (%s has processes of its own: choose another linux.cgroupsPath)", name, err, dir)
+					return fmt.Errorf("enable controller %s: %w (%s has processes of its own: choose another linux.cgroupsPath)",
+						name, err, dir)
 				}
 				return fmt.Errorf("enable controller %s: %w", name, err)
 			}
 		case must:
-			return fmt.Errorf("enable controller %s: %s does not offer it: %w (config.json: linux.resources)", name, dir, errors.ErrUnsupported)
+			return fmt.Errorf("enable controller %s: %s does not offer it: %w (config.json: linux.resources)",
+				name, dir, errors.ErrUnsupported)
 		}
 	}
 	return nil

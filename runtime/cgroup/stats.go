@@ -80,7 +80,7 @@ func (c *Cgroup) legacyStats() (*Stats, error) {
 	}
 	return &Stats{
 		CPUNanos: st.CPU.Usage.GetTotal(), Throttled: st.CPU.Throttling.GetThrottledPeriods(),
-		MemoryUsage: st.Memory.GetUsage().GetUsage(), MemoryPeak: st.Memory.GetUsage().GetMax(), MemoryCached: st.Memory.GetTotalCache(),
-		OOMKills: st.MemoryOomControl.GetOomKill(), Pids: st.Pids.GetCurrent(),
+		MemoryUsage: st.Memory.GetUsage().GetUsage(), MemoryPeak: st.Memory.GetUsage().GetMax(),
+		MemoryCached: st.Memory.GetTotalCache(), OOMKills: st.MemoryOomControl.GetOomKill(), Pids: st.Pids.GetCurrent(),
 	}, nil
 }
