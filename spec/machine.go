@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -38,7 +39,7 @@ func ReadMachine(criu int) (*Machine, error) {
 	if err := syscall.Uname(&name); err != nil {
 		return nil, fmt.Errorf("read kernel release: %w", err)
 	}
-	cpuinfo, err := os.ReadFile("/proc/cpuinfo")
+	cpuinfo, err := readStart("/proc/cpuinfo", 32<<10)
 	if err != nil {
 		return nil, fmt.Errorf("read processor features: %w", err)
 	}
@@ -51,6 +52,16 @@ func ReadMachine(criu int) (*Machine, error) {
 		Arch: runtime.GOARCH, Kernel: utsString(name.Release[:]), CRIU: criu, CPU: parseFeatures(string(cpuinfo)),
 		PageSize: os.Getpagesize(), Cgroup: mode, Controllers: controllers, LSM: readLSM(), Clock: time.Now().UnixNano(),
 	}, nil
+}
+
+// readStart reads the first bytes of a file: of /proc/cpuinfo the first processors, as every further one costs time.
+func readStart(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // utsString converts a field of utsname, whose element type depends on the architecture.

@@ -23,8 +23,8 @@ func (c *Cgroup) KillNow() error {
 	return nil
 }
 
-// Signal sends a signal to every process of the group and its children, in all hierarchies. Processes that have gone
-// meanwhile don't count. The caller itself is left out when it is in the group.
+// Signal sends a signal to every process of the group and its children, as Procs lists them. Processes that have gone
+// meanwhile don't count. The caller itself is left out when it is in the group, except of SIGKILL where there is a v2 tree.
 func (c *Cgroup) Signal(sig unix.Signal) error {
 	whole := false
 	if h := c.tree(""); h != nil && sig == unix.SIGKILL {
