@@ -58,6 +58,9 @@ func Supervise(ctx context.Context, rt *runtime.Runtime, job *Job, log *slog.Log
 	listener, err := s.boot(ctx, job)
 	if err != nil {
 		s.release(ctx)
+		if !errors.Is(err, os.ErrExist) {
+			_ = os.RemoveAll(s.dir)
+		}
 		ready(err)
 		return err
 	}
@@ -71,7 +74,13 @@ func Supervise(ctx context.Context, rt *runtime.Runtime, job *Job, log *slog.Log
 // boot creates and starts the pod.
 func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, err error) {
 	s.dir = filepath.Join(s.rt.Root(), job.ID)
-	for _, dir := range []string{s.dir, job.Bundle.Overlay.Upper, job.Bundle.Overlay.Work} {
+	if err := os.MkdirAll(s.rt.Root(), 0o700); err != nil {
+		return nil, fmt.Errorf("make pod directory: %w", err)
+	}
+	if err := os.Mkdir(s.dir, 0o700); err != nil { // this reserves the name
+		return nil, fmt.Errorf("make pod directory: %w", err)
+	}
+	for _, dir := range []string{job.Bundle.Overlay.Upper, job.Bundle.Overlay.Work} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make pod directory: %w", err)
 		}

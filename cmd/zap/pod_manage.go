@@ -8,9 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
-	"github.com/zap-migrate/zap/network"
 	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/runtime"
 )
@@ -102,22 +100,8 @@ func removePod(ctx context.Context, g *globals, name string, force bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	cg, err := p.Cgroup()
-	if err != nil {
+	if err := p.End(ctx); err != nil {
 		return err
-	}
-	if err := cg.Kill(ctx); err != nil {
-		return err
-	}
-	for end := time.Now().Add(5 * time.Second); p.Record.Supervisor.Alive(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			_ = unix.Kill(p.Record.Supervisor.Pid, unix.SIGKILL)
-		}
-	}
-	if p.Record.Network != nil {
-		if err := network.RemoveLink(p.Record.Network.HostLink); err != nil {
-			return err
-		}
 	}
 	return p.Delete(ctx, true)
 }

@@ -33,7 +33,7 @@ func newPodRunCommand(g *globals) *cobra.Command {
 			"  zap pod run -t -i --rootfs /srv/debian shell -- bash",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f.options.Argv = args[1:]
+			f.options.Argv = afterDash(args[1:])
 			return podRun(cmd.Context(), g, &f, args[0])
 		},
 	}
@@ -156,4 +156,12 @@ func startPod(g *globals, job *pod.Job) error {
 		return errors.New(string(answer))
 	}
 	return cmd.Process.Release()
+}
+
+// afterDash takes the "--" off that separates a pod's name from its program.
+func afterDash(args []string) []string {
+	if len(args) > 0 && args[0] == "--" {
+		return args[1:]
+	}
+	return args
 }

@@ -53,8 +53,13 @@ func newServeCommand(g *globals) *cobra.Command {
 			}
 			server.Handler, server.Log = target, g.log
 			go recoverMoves(ctx, g, rt)
-			if err := criu.Warm(ctx, binary, criuCache(g.root)); err != nil {
-				g.log.Warn("probe CRIU", "error", err.Error())
+			// The first CRIU after a boot probes the kernel: now, not in a pod's pause.
+			session, err := criu.Start(ctx, binary, criu.Env{Cache: criuCache(g.root), Log: g.log})
+			if err != nil {
+				return err
+			}
+			if err := session.Close(); err != nil {
+				return err
 			}
 			fmt.Printf("listening on %s\n", server.Address())
 			return server.Serve(ctx)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"sync"
 	"time"
 
@@ -139,6 +141,35 @@ func (c *control) cause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.failure
+}
+
+// explainWithin is how long to wait for the peer's own words when the bulk
+// connection breaks: it closes that first.
+const explainWithin = 500 * time.Millisecond
+
+// explain prefers what the peer says went wrong over what that broke here.
+func (c *control) explain(err error) error {
+	if c == nil {
+		return err
+	}
+	for end := time.Now().Add(explainWithin); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if cause := c.cause(); cause != nil {
+			if errors.Is(err, cause) {
+				return err
+			}
+			return cause
+		}
+		if !isNetwork(err) {
+			return err
+		}
+	}
+	return err
+}
+
+// isNetwork says whether err is a connection's own, so that the reason may be elsewhere.
+func isNetwork(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // accepted says whether the target has something of the pod.

@@ -217,7 +217,7 @@ func (f *files) sendFrozen(ctx context.Context, bulk *stream.Conn, images *os.Fi
 	if err := f.sendLog(bulk); err != nil {
 		return err
 	}
-	root := fmt.Sprintf("/proc/self/fd/%d", images.Fd())
+	root := descriptorPath(images)
 	index, err := stream.Scan(root)
 	if err != nil {
 		return err

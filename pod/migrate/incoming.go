@@ -31,6 +31,7 @@ type incoming struct {
 	token   string
 	log     *slog.Logger
 
+	failures chan pod.ArrivalWord // of the supervisor
 	bulkCame chan *stream.Conn
 	over     chan struct{}
 
@@ -40,6 +41,13 @@ type incoming struct {
 	images  *os.File
 	trees   []*os.File
 	super   *supervisor
+}
+
+// supervisor is the pod's supervisor; nil before it is started.
+func (in *incoming) supervisor() *supervisor {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.super
 }
 
 func (in *incoming) phase() Phase {
@@ -120,13 +128,13 @@ func (in *incoming) receive(ctx context.Context, cancel context.CancelCauseFunc)
 				return fmt.Errorf("%s sent frame %#02x out of turn", in.conn, typ)
 			}
 			announced = true
-			in.super.say(pod.ArrivalAnnounce)
+			in.supervisor().say(pod.ArrivalAnnounce)
 		case err := <-stored:
 			if err != nil {
 				return firstOf(context.Cause(ctx), err)
 			}
 			return in.restore(ctx)
-		case w := <-in.super.words:
+		case w := <-in.failures:
 			return fmt.Errorf("take the pod in: %s", w.Error)
 		}
 	}
@@ -178,7 +186,7 @@ func (in *incoming) listen(frames chan<- uint8, cancel context.CancelCauseFunc) 
 		}
 		frames <- f.Type
 		if f.Type == frameCommit {
-			in.super.say(pod.ArrivalCommit)
+			in.supervisor().say(pod.ArrivalCommit)
 			return
 		}
 	}
@@ -227,7 +235,11 @@ func localBundle(root, dir string, o *Offer) *spec.Bundle {
 	}
 	b.Overlay = pod.LocalOverlay(dir)
 	for _, l := range o.Record.Layers {
-		b.Overlay.Lower = append(b.Overlay.Lower, layerPath(root, l.Digest))
+		path := findLayer(root, l.Digest)
+		if path == "" {
+			path = layerPath(root, l.Digest) // it is on its way
+		}
+		b.Overlay.Lower = append(b.Overlay.Lower, path)
 	}
 	return &b
 }
@@ -290,7 +302,7 @@ func (in *incoming) storeSection(ctx context.Context, bulk *stream.Conn, s *sect
 	return err
 }
 
-func descriptorPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+func descriptorPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d/.", f.Fd()) }
 
 // storeLog appends to the pod's log.
 func (in *incoming) storeLog(bulk *stream.Conn, s *section) error {
@@ -317,7 +329,7 @@ func (in *incoming) storeLog(bulk *stream.Conn, s *section) error {
 
 // supervise starts the pod's supervisor and, beside what follows, waits until
 // it is ready.
-func (in *incoming) supervise(ctx context.Context) (err error) {
+func (in *incoming) supervise(ctx context.Context) error {
 	job := &pod.ArrivalJob{
 		ID: in.offer.Pod, Migration: in.offer.Migration, From: in.from, Bundle: in.bundle, Record: in.offer.Record,
 		Network: in.offer.Network, Mounts: in.offer.Mounts, HoldBytes: in.target.HoldBytes, Rows: in.offer.Rows,
@@ -332,7 +344,10 @@ func (in *incoming) supervise(ctx context.Context) (err error) {
 	for i := range job.Record.Layers {
 		job.Record.Layers[i].Path = in.bundle.Overlay.Lower[i]
 	}
-	in.super, err = startSupervisor(in.target.Runtime.Root(), job, in.images, in.trees)
+	super, err := startSupervisor(in.target.Runtime.Root(), job, in.images, in.trees, in.failures)
+	in.mu.Lock()
+	in.super = super
+	in.mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -382,10 +397,10 @@ func (in *incoming) discard() error {
 	t.mu.Lock()
 	delete(t.moves, in.token)
 	t.mu.Unlock()
-	if in.super != nil {
-		in.super.say(pod.ArrivalAbort)
-		in.super.leave()
-		in.super.wait()
+	if super := in.supervisor(); super != nil {
+		super.say(pod.ArrivalAbort)
+		super.leave()
+		super.wait()
 	}
 	for _, f := range append(in.trees, in.images) {
 		if f != nil {

@@ -159,22 +159,7 @@ func forget(ctx context.Context, p *pod.Pod, j *Journal) (kept string, err error
 	if err := endCriu(ctx, j); err != nil {
 		return "", err
 	}
-	cg, err := p.Cgroup()
-	if err != nil {
-		return "", err
-	}
-	if err := cg.Kill(ctx); err != nil {
-		return "", err
-	}
-	if err := waitSupervisor(ctx, p); err != nil {
-		return "", err
-	}
-	if p.Record.Network != nil {
-		if err := network.RemoveLink(p.Record.Network.HostLink); err != nil {
-			return "", err
-		}
-	}
-	if err := cg.Delete(ctx); err != nil {
+	if err := p.End(ctx); err != nil {
 		return "", err
 	}
 	if j.KeepLog {
@@ -193,23 +178,6 @@ func forget(ctx context.Context, p *pod.Pod, j *Journal) (kept string, err error
 		return kept, fmt.Errorf("remove pod directory: %w", err)
 	}
 	return kept, nil
-}
-
-// waitSupervisor waits until the pod's supervisor has put everything away; one
-// that hangs is ended.
-func waitSupervisor(ctx context.Context, p *pod.Pod) error {
-	super := p.Record.Supervisor
-	for end := time.Now().Add(10 * time.Second); super.Alive(); {
-		if time.Now().After(end) {
-			_ = unix.Kill(super.Pid, unix.SIGKILL)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the pod's supervisor (pid %d): %w", super.Pid, context.Cause(ctx))
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-	return nil
 }
 
 // deliver tells the target the verdict, again and again until it answers or

@@ -85,7 +85,7 @@ func (s *Source) Run(ctx context.Context) (*Result, error) {
 		err = s.move(ctx)
 	}
 	if err != nil && !s.journal.Phase().Decided() {
-		return nil, s.abort(ctx, err)
+		return nil, s.abort(ctx, s.control.explain(err))
 	}
 	if err := s.complete(ctx, err); err != nil {
 		return nil, err

@@ -28,14 +28,14 @@ const (
 type supervisor struct {
 	cmd    *exec.Cmd
 	conn   net.Conn
-	words  chan pod.ArrivalWord // failures that nobody waits for
-	all    chan pod.ArrivalWord
+	failed chan pod.ArrivalWord // its failure, whenever it comes
+	words  chan pod.ArrivalWord // everything else
 	exited chan struct{}
 }
 
 // startSupervisor starts this program's hidden verb as a process of its own
 // that outlives serve.
-func startSupervisor(root string, job *pod.ArrivalJob, images *os.File, trees []*os.File) (*supervisor, error) {
+func startSupervisor(root string, job *pod.ArrivalJob, images *os.File, trees []*os.File, failed chan pod.ArrivalWord) (*supervisor, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make socket pair: %w", err)
@@ -55,8 +55,7 @@ func startSupervisor(root string, job *pod.ArrivalJob, images *os.File, trees []
 		return nil, fmt.Errorf("start supervisor: %w", err)
 	}
 	s := &supervisor{
-		cmd: cmd, conn: conn, all: make(chan pod.ArrivalWord, 8), words: make(chan pod.ArrivalWord, 1),
-		exited: make(chan struct{}),
+		cmd: cmd, conn: conn, words: make(chan pod.ArrivalWord, 8), failed: failed, exited: make(chan struct{}),
 	}
 	go s.read()
 	go func() {
@@ -86,7 +85,7 @@ func (s *supervisor) read() {
 		}
 		if w.Word == pod.ArrivalFailed {
 			select {
-			case s.words <- w:
+			case s.failed <- w:
 			default:
 			}
 			if err != nil {
@@ -94,24 +93,27 @@ func (s *supervisor) read() {
 			}
 			continue
 		}
-		s.all <- w
+		s.words <- w
 	}
 }
 
 // say sends a word; that the supervisor is gone shows when an answer is expected.
 func (s *supervisor) say(word string) {
+	if s == nil {
+		return
+	}
 	_ = json.NewEncoder(s.conn).Encode(pod.ArrivalWord{Word: word})
 }
 
 // expect waits for a word of the supervisor.
 func (s *supervisor) expect(ctx context.Context, word string) (*pod.ArrivalWord, error) {
 	select {
-	case w := <-s.all:
+	case w := <-s.words:
 		if w.Word != word {
 			return nil, fmt.Errorf("the pod's supervisor said %q where %q was expected", w.Word, word)
 		}
 		return &w, nil
-	case w := <-s.words:
+	case w := <-s.failed:
 		return nil, errors.New(w.Error)
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)

@@ -98,7 +98,7 @@ func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Of
 	}
 	in := &incoming{
 		target: t, conn: conn, offer: o, from: from, dir: filepath.Join(t.Runtime.Root(), o.Pod), missing: missing,
-		token: pod.NewUID(), bulkCame: make(chan *stream.Conn, 1), over: make(chan struct{}), log: t.Log.With("pod", o.Pod, "from", from),
+		token: pod.NewUID(), failures: make(chan pod.ArrivalWord, 1), bulkCame: make(chan *stream.Conn, 1), over: make(chan struct{}), log: t.Log.With("pod", o.Pod, "from", from),
 	}
 	defer close(in.over)
 	err = in.run(ctx)
