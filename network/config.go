@@ -2,7 +2,7 @@ package network
 
 import (
 	"bytes"
-	"crypto/sha256"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -204,11 +204,10 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 	return mac, nil
 }
 
-// hostMAC is the address of the host's end. It starts high, so that a bridge whose own address is its ports' lowest keeps its own, and it
-// comes from the link's name, which differs from host to host: two hosts on one segment must not have one address, least of all when
-// a bridge has taken it for its own.
-func (c Config) hostMAC() string {
-	sum := sha256.Sum256([]byte(c.HostLink))
-	mac := net.HardwareAddr{0xfe, 0xff, sum[0], sum[1], sum[2], sum[3]}
-	return mac.String()
+// newHostMAC makes an address for a host's end. It starts high, so that a bridge whose own address is its ports' lowest keeps its own, and the
+// rest is random: two hosts on one segment may use the same name for a pod, but must not have one address.
+func newHostMAC() net.HardwareAddr {
+	mac := net.HardwareAddr{0xfe, 0xff, 0, 0, 0, 0}
+	_, _ = rand.Read(mac[2:]) // never fails
+	return mac
 }

@@ -96,14 +96,14 @@ func TestConfigCommands(t *testing.T) {
 		want string
 	}{
 		{"empty", Config{HostLink: "zap0"}, `
-ip link add zap0 type veth peer name eth0 netns pod
+ip link add zap0 address fe:ff:$RANDOM type veth peer name eth0 netns pod
 sysctl net.ipv6.conf.zap0.disable_ipv6=1
 nsenter pod sysctl net.ipv6.conf.eth0.accept_dad=0
 ip link set zap0 up
 ip -n pod link set eth0 up
 `},
 		{"full", fullConfig(), `
-ip link add zap1 address fe:00:00:00:00:01 mtu 1400 type veth peer name net.1 netns pod address 02:00:00:00:00:01 mtu 1400
+ip link add zap1 address fe:ff:$RANDOM mtu 1400 type veth peer name net.1 netns pod address 02:00:00:00:00:01 mtu 1400
 sysctl net.ipv6.conf.zap1.disable_ipv6=1
 nsenter pod sysctl net.ipv6.conf.net/1.accept_dad=0
 nsenter pod sysctl net.ipv4.conf.all.forwarding="1"
@@ -122,7 +122,7 @@ ip -n pod neigh replace fe80::1 lladdr 02:00:00:00:00:98 router nud stale dev ne
 ip link set zap1 master br0
 `},
 		{"gateway off the link", Config{HostLink: "z", MAC: "fe:00:00:00:00:01", Addresses: []netip.Prefix{prefix("10.0.0.2/32")}, Gateways: []netip.Addr{addr("10.9.9.9")}}, `
-ip link add z address fe:ff:59:4e:51:9a type veth peer name eth0 netns pod address fe:00:00:00:00:01
+ip link add z address fe:ff:$RANDOM type veth peer name eth0 netns pod address fe:00:00:00:00:01
 sysctl net.ipv6.conf.z.disable_ipv6=1
 nsenter pod sysctl net.ipv6.conf.eth0.accept_dad=0
 ip link set z up

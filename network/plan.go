@@ -207,10 +207,7 @@ func (s step) String() string {
 
 func (s step) pairCommand() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "ip link add %s", s.c.HostLink)
-	if mac := s.c.hostMAC(); mac != "" {
-		fmt.Fprintf(&b, " address %s", mac)
-	}
+	fmt.Fprintf(&b, "ip link add %s address fe:ff:$RANDOM", s.c.HostLink)
 	if s.mtu != 0 {
 		fmt.Fprintf(&b, " mtu %d", s.mtu)
 	}

@@ -193,7 +193,7 @@ func (n *Network) setMAC(s step) error {
 }
 
 func (n *Network) addPair(s step) error {
-	veth := netlink.NewVeth(netlink.LinkAttrs{Name: s.c.HostLink, MTU: s.mtu, TxQLen: -1})
+	veth := netlink.NewVeth(netlink.LinkAttrs{Name: s.c.HostLink, MTU: s.mtu, TxQLen: -1, HardwareAddr: newHostMAC()})
 	veth.PeerName, veth.PeerNamespace, veth.PeerMTU = s.c.link(), netlink.NsFd(n.ns.Fd()), uint32(s.mtu)
 	if s.c.MAC != "" {
 		mac, err := parseMAC(s.c.MAC)
@@ -201,9 +201,6 @@ func (n *Network) addPair(s step) error {
 			return err
 		}
 		veth.PeerHardwareAddr = mac
-		if veth.HardwareAddr, err = net.ParseMAC(s.c.hostMAC()); err != nil {
-			return err
-		}
 	}
 	if err := n.host.LinkAdd(veth); err != nil {
 		return err
