@@ -34,6 +34,10 @@ type Env struct {
 	Cache string
 	// Mounts are attached in the session's private mount namespace.
 	Mounts []Mount
+	// PrivateTmp makes /tmp an empty directory of the session's own, so that a
+	// CRIU that is killed while it restores leaves nothing in the host's. For a
+	// restore that needs nothing below the host's /tmp by its path.
+	PrivateTmp bool
 	// Files are handed to CRIU as descriptors; [Session.FD] says which.
 	Files []*os.File
 	// Bare leaves out the mount namespace, which needs CAP_SYS_ADMIN. CRIU then
@@ -240,6 +244,11 @@ func (e *Env) enterMounts(run *os.File) error {
 	if err := coverRun(run); err != nil {
 		return err
 	}
+	if e.PrivateTmp {
+		if err := coverTmp(run); err != nil {
+			return err
+		}
+	}
 	for _, m := range e.Mounts {
 		if err := os.MkdirAll(m.Path, 0o755); err != nil {
 			return fmt.Errorf("make mount point in CRIU's mount namespace: %w", err)
@@ -296,6 +305,18 @@ func coverRun(run *os.File) error {
 		if err := attach(fd, int(run.Fd()), name); err != nil {
 			return fmt.Errorf("show %s in CRIU's mount namespace: %w", filepath.Join(runDir, name), err)
 		}
+	}
+	return nil
+}
+
+// coverTmp binds an empty directory of run over the thread's /tmp.
+func coverTmp(run *os.File) error {
+	const name = ".zap-tmp"
+	if err := unix.Mkdirat(int(run.Fd()), name, 0o1777); err != nil {
+		return fmt.Errorf("make CRIU's /tmp: %w", err)
+	}
+	if err := unix.Mount(filepath.Join(runDir, name), "/tmp", "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount CRIU's /tmp: %w", err)
 	}
 	return nil
 }

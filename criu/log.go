@@ -39,7 +39,7 @@ var harmless = []string{
 var consequences = []string{
 	"Dumping FAILED", "Restoring FAILED", "Killing processes because of failure",
 	"One of more action scripts failed", "RPC client reported script error",
-	"Can't send response", "Pre dump script failed with", "Aborting restore due to",
+	"Can't send response", "Unable to detach from", "Pre dump script failed with", "Aborting restore due to",
 	"exited, status=", "killed by signal", "Dump files (pid:", "Dump mappings",
 }
 

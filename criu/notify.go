@@ -41,9 +41,9 @@ type Callbacks struct {
 	PostRestore func(pid int) error
 	// PreResume: everything that can fail is done, the tree is stopped at its
 	// last system call before it goes on. CRIU itself would let it run after a
-	// no, and so it does if this process dies now. A session therefore kills
-	// the tree's first process before it passes the no on; a tree without a
-	// pid namespace of its own the callback has to kill by its cgroup.
+	// no, so the session kills the tree and CRIU instead. The tree also runs on
+	// when this process or CRIU dies here: freeze its cgroup in the callback
+	// where that must not happen, which takes no time as it stands still.
 	PreResume func() error
 	// PostResume: the tree runs. The answer changes nothing.
 	PostResume func() error

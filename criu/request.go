@@ -106,7 +106,12 @@ func (s *Session) notified(n *rpc.CriuNotify, files []*os.File, cb *Callbacks) e
 		s.refused = no
 	}
 	if no != nil && name == preResume {
-		s.killRoot() // CRIU would only log the no
+		// CRIU would only log the no. It can't be asked to clean up either: it
+		// traces the tree, and waits for its first process, which waits for the
+		// others, which wait for their tracer.
+		s.killRoot()
+		_ = s.proc.Kill()
+		return no
 	}
 	if no == nil && (name == postDump || name == preResume) {
 		s.final = true
@@ -133,10 +138,12 @@ func (s *Session) verdict(t rpc.CriuReqType, resp *rpc.CriuResp) error {
 // abandon breaks off the request for the reason err. What CRIU was restoring
 // is killed first: it would run on when CRIU ends after the last callback.
 func (s *Session) abandon(err error) error {
-	if !s.final {
+	grace := closeLimit
+	if s.root != nil && !s.final {
 		s.killRoot()
+		grace = treeLimit // CRIU may now wait for ever, as in notified
 	}
-	s.end()
+	s.end(grace)
 	if s.refused != nil {
 		return s.refused
 	}

@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	startLimit  = 20 * time.Second // for a CRIU to come up
-	closeLimit  = 2 * time.Second  // for a CRIU whose socket was closed to end by itself
-	commitLimit = time.Minute      // for CRIU to finish what was answered with a final yes
+	startLimit  = 20 * time.Second       // for a CRIU to come up
+	closeLimit  = 2 * time.Second        // for a CRIU whose socket was closed to end by itself
+	treeLimit   = 300 * time.Millisecond // the same, when the tree that it restores was killed
+	commitLimit = time.Minute            // for CRIU to finish what was answered with a final yes
 )
 
 // firstFD is the descriptor of Env.Files[0] in CRIU; 3 is the socket.
@@ -181,17 +182,17 @@ func (s *Session) FD(i int) int32 { return int32(firstFD + i) }
 // sends SIGKILL. It returns an error only when that was needed. What a
 // successful Restore made lives on.
 func (s *Session) Close() error {
-	if s.end() {
+	if s.end(closeLimit) {
 		return &Error{Verb: "close session", Cause: fmt.Sprintf("no exit within %v", closeLimit), Killed: true}
 	}
 	return nil
 }
 
-// end is Close; it reports whether CRIU had to be killed.
-func (s *Session) end() bool {
+// end is Close with a time to wait; it reports whether CRIU had to be killed.
+func (s *Session) end(grace time.Duration) bool {
 	s.closing.Do(func() {
 		s.wire.close()
-		limit := time.NewTimer(closeLimit)
+		limit := time.NewTimer(grace)
 		defer limit.Stop()
 		select {
 		case <-s.exited:

@@ -158,7 +158,7 @@ func (t *trialTree) restore(ctx context.Context, b *Binary, cache string, images
 	mount := os.NewFile(uintptr(fd), t.rootfs())
 	defer mount.Close()
 	const root = runDir + "/zap-trial"
-	s, err := Start(ctx, b, Env{Cache: cache, Mounts: []Mount{{Tree: mount, Path: root}}})
+	s, err := Start(ctx, b, Env{Cache: cache, PrivateTmp: true, Mounts: []Mount{{Tree: mount, Path: root}}})
 	if err != nil {
 		return err
 	}
