@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Announce tells the link where the pod is: for every address, a gratuitous ARP request and reply, or an unsolicited neighbour advertisement, sent from
-// the pod's end. Bridges and switches learn the port from it, neighbours the link address. A closed gate lets it pass; a lock does not.
+// Announce tells the link where the pod is: for every address, a gratuitous ARP request and reply,
+// or an unsolicited neighbour advertisement, sent from the pod's end. Bridges and switches learn
+// the port from it, neighbours the link address. A closed gate lets it pass; a lock does not.
 func (n *Network) Announce(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -67,7 +68,8 @@ func announcements(mac net.HardwareAddr, address netip.Addr) [][]byte {
 	return [][]byte{unsolicitedNA(mac, address)}
 }
 
-// gratuitousARP is an ARP request (operation 1) or reply (2) in which the address speaks of itself (RFC 5227, RFC 826).
+// gratuitousARP is an ARP request (operation 1) or reply (2) in which the address speaks of itself
+// (RFC 5227, RFC 826).
 func gratuitousARP(mac net.HardwareAddr, address netip.Addr, operation byte) []byte {
 	broadcast := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	f := make([]byte, virtioHeader, virtioHeader+60)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Attach takes the host's end up and into the bridge: from now on frames for the pod arrive. It is one netlink request after Set. Without a bridge in
-// the configuration it only takes the end up.
+// Attach takes the host's end up and into the bridge: from now on frames for the pod arrive. It is
+// one netlink request after Set. Without a bridge in the configuration it only takes the end up.
 func (n *Network) Attach(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err

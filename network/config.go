@@ -51,8 +51,8 @@ type Route struct {
 	OnLink      bool         `json:"onlink,omitempty"`   // the gateway is on the link although no address says so
 }
 
-// Neighbour is one entry of the pod's ARP or neighbour table. Set makes entries stale, which are used at once and confirmed later,
-// unless they are permanent.
+// Neighbour is one entry of the pod's ARP or neighbour table. Set makes entries stale, which are
+// used at once and confirmed later, unless they are permanent.
 type Neighbour struct {
 	Address   netip.Addr `json:"address"`
 	MAC       string     `json:"mac"`
@@ -70,7 +70,8 @@ func (c Config) Clone() Config {
 	return c
 }
 
-// Equal reports whether both say the same; the order of lists does not matter, nor whether an empty list is nil.
+// Equal reports whether both say the same; the order of lists does not matter, nor whether an empty
+// list is nil.
 func (c Config) Equal(o Config) bool {
 	return c.Bridge == o.Bridge && c.HostLink == o.HostLink && c.link() == o.link() && strings.EqualFold(c.MAC, o.MAC) && c.MTU == o.MTU &&
 		sameSet(c.Addresses, o.Addresses) && sameSet(c.Gateways, o.Gateways) && sameSet(c.Routes, o.Routes) &&
@@ -103,8 +104,8 @@ func (c Config) link() string {
 	return c.Link
 }
 
-// Validate checks everything that can be checked without a kernel; a Config from a peer must pass it before use. All that is wrong is
-// reported at once.
+// Validate checks everything that can be checked without a kernel; a Config from a peer must pass
+// it before use. All that is wrong is reported at once.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf("check network config: "+format, a...)) }
@@ -127,7 +128,8 @@ func (c Config) Validate() error {
 	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) {
 		bad("mtu %d is not between 68 and 65535", c.MTU)
 	}
-	if len(c.Addresses) > maxAddresses || len(c.Gateways) > maxRoutes || len(c.Routes) > maxRoutes || len(c.Neighbours) > maxNeighbours || len(c.Sysctls) > maxSysctls {
+	if len(c.Addresses) > maxAddresses || len(c.Gateways) > maxRoutes || len(c.Routes) > maxRoutes ||
+		len(c.Neighbours) > maxNeighbours || len(c.Sysctls) > maxSysctls {
 		bad("too many entries: %d addresses, %d gateways, %d routes, %d neighbours, %d sysctls",
 			len(c.Addresses), len(c.Gateways), len(c.Routes), len(c.Neighbours), len(c.Sysctls))
 	}
@@ -204,8 +206,9 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 	return mac, nil
 }
 
-// newHostMAC makes an address for a host's end. It starts high, so that a bridge whose own address is its ports' lowest keeps its own, and the
-// rest is random: two hosts on one segment may use the same name for a pod, but must not have one address.
+// newHostMAC makes an address for a host's end. It starts high, so that a bridge whose own address
+// is its ports' lowest keeps its own, and the rest is random: two hosts on one segment may use the
+// same name for a pod, but must not have one address.
 func newHostMAC() net.HardwareAddr {
 	mac := net.HardwareAddr{0xfe, 0xff, 0, 0, 0, 0}
 	_, _ = rand.Read(mac[2:]) // never fails

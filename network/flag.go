@@ -8,8 +8,10 @@ import (
 	"strings"
 )
 
-// ParseFlag reads what --network takes: bridge=BR,ip=CIDR[,ip=CIDR...][,mac=MAC][,gateway=IP...][,mtu=BYTES]. Addresses and gateways may be of
-// either family. Without mac a random, locally administered one is made. HostLink is left empty, for the caller to choose.
+// ParseFlag reads what --network takes:
+// bridge=BR,ip=CIDR[,ip=CIDR...][,mac=MAC][,gateway=IP...][,mtu=BYTES]. Addresses and gateways may
+// be of either family. Without mac a random, locally administered one is made. HostLink is left
+// empty, for the caller to choose.
 func ParseFlag(s string) (*Config, error) {
 	c := &Config{Link: DefaultLink}
 	for _, field := range strings.Split(s, ",") {

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Marks of frames inside the pod's namespace while the gate is closed; none leaves it, since crossing a veth clears the mark.
+// Marks of frames inside the pod's namespace while the gate is closed; none leaves it, since
+// crossing a veth clears the mark.
 const (
 	markArrived uint32 = 0x7a617001 // turned aside on its way in
 	markLeaving uint32 = 0x7a617002 // turned aside on its way out
@@ -21,9 +22,11 @@ const (
 	protocolICMPv6 = 58
 )
 
-// Gate closes the gate of a target, after Set and before Attach: of what arrives and what the pod sends only ARP, neighbour discovery and multicast
-// listener reports pass, so that the address is announced and answered for; everything else goes silently to the Holder, or nowhere if there is
-// none. The gate is the namespace's: it survives the process that made it. Repeating it changes nothing.
+// Gate closes the gate of a target, after Set and before Attach: of what arrives and what the pod
+// sends only ARP, neighbour discovery and multicast listener reports pass, so that the address is
+// announced and answered for; everything else goes silently to the Holder, or nowhere if there is
+// none. The gate is the namespace's: it survives the process that made it. Repeating it changes
+// nothing.
 func (n *Network) Gate(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -48,7 +51,8 @@ func (n *Network) Gated() (bool, error) {
 	return p == nftables.ChainPolicyDrop, err
 }
 
-// Ungate opens the gate without delivering anything and removes it: for a Holder that is gone. It is no error if there is none.
+// Ungate opens the gate without delivering anything and removes it: for a Holder that is gone. It
+// is no error if there is none.
 func (n *Network) Ungate(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -105,8 +109,8 @@ func (n *Network) gate() error {
 	return nil
 }
 
-// openGate lets everything pass by one rule before all others. That is quicker than deleting the table, and what arrives meanwhile is overtaken by
-// what follows it.
+// openGate lets everything pass by one rule before all others. That is quicker than deleting the
+// table, and what arrives meanwhile is overtaken by what follows it.
 func (n *Network) openGate() error {
 	c, err := n.firewall()
 	if err != nil {
@@ -120,8 +124,9 @@ func (n *Network) openGate() error {
 	return c.Flush()
 }
 
-// injectedSource matches frames whose source address has the group bit set, which no frame has that came over a bridge, and clears the bit: that is how
-// Release marks the frames it sends in from the host's end, where no other mark survives the way.
+// injectedSource matches frames whose source address has the group bit set, which no frame has that
+// came over a bridge, and clears the bit: that is how Release marks the frames it sends in from the
+// host's end, where no other mark survives the way.
 func injectedSource() []expr.Any {
 	const source, group = 6, 1
 	one := func(mask, xor byte) expr.Any {
@@ -139,7 +144,8 @@ func notForUs() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: reg}, equals(unix.PACKET_OTHERHOST)}
 }
 
-// neighbourDiscovery matches ICMPv6 router and neighbour solicitations and advertisements, and redirects.
+// neighbourDiscovery matches ICMPv6 router and neighbour solicitations and advertisements, and
+// redirects.
 func neighbourDiscovery() []expr.Any {
 	const nextHeader, icmpType = 6, 40
 	return rule(protocolIs(unix.ETH_P_IPV6), []expr.Any{
@@ -148,8 +154,9 @@ func neighbourDiscovery() []expr.Any {
 	})
 }
 
-// listenerReport matches ICMPv6 multicast listener queries and reports, which follow an eight-byte hop-by-hop header: switches that snoop them need
-// the reports in order to pass on neighbour solicitations.
+// listenerReport matches ICMPv6 multicast listener queries and reports, which follow an eight-byte
+// hop-by-hop header: switches that snoop them need the reports in order to pass on neighbour
+// solicitations.
 func listenerReport() []expr.Any {
 	const nextHeader, afterOptions, icmpType = 6, 40, 48
 	return rule(protocolIs(unix.ETH_P_IPV6), []expr.Any{

@@ -42,8 +42,8 @@ type tap struct {
 	buffer []byte
 }
 
-// Hold closes the gate if it is open and begins to keep what it turns aside: frames towards the pod and frames from it, up to limitBytes together. What comes beyond
-// that is dropped and counted.
+// Hold closes the gate if it is open and begins to keep what it turns aside: frames towards the pod
+// and frames from it, up to limitBytes together. What comes beyond that is dropped and counted.
 func (n *Network) Hold(ctx context.Context, limitBytes int64) (*Holder, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -72,7 +72,8 @@ func (n *Network) Hold(ctx context.Context, limitBytes int64) (*Holder, error) {
 	return h, nil
 }
 
-// open makes the sockets: two that listen to lo, one that sends from the host's end towards the pod and one that sends from the pod's.
+// open makes the sockets: two that listen to lo, one that sends from the host's end towards the pod
+// and one that sends from the pod's.
 func (h *Holder) open() error {
 	size := int(min(max(h.limit, minKernelBuffer), maxKernelBuffer))
 	err := inside(h.n.ns, func() (err error) {
@@ -97,7 +98,9 @@ func (h *Holder) open() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(h.in.to.setBuffer(unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer), h.out.to.setBuffer(unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer))
+	return errors.Join(
+		h.in.to.setBuffer(unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer),
+		h.out.to.setBuffer(unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer))
 }
 
 func newTapSocket(mark uint32, size int) (*packetSocket, error) {
@@ -119,7 +122,8 @@ func newTapSocket(mark uint32, size int) (*packetSocket, error) {
 	return s, nil
 }
 
-// start runs a reader per direction, which keeps the kernel's buffers empty until Release or Discard.
+// start runs a reader per direction, which keeps the kernel's buffers empty until Release or
+// Discard.
 func (h *Holder) start() error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -202,8 +206,10 @@ func (h *Holder) pump() int {
 	return h.inject(h.out) + h.inject(h.in)
 }
 
-// Release delivers the held frames in order, both ways, opens the gate and delivers what came in between. It returns how many frames that were. With an error the gate is
-// closed still; frames that could not be sent on count in Dropped. What remains of the gate is removed in the background, which Close waits for.
+// Release delivers the held frames in order, both ways, opens the gate and delivers what came in
+// between. It returns how many frames that were. With an error the gate is closed still; frames
+// that could not be sent on count in Dropped. What remains of the gate is removed in the
+// background, which Close waits for.
 func (h *Holder) Release(ctx context.Context) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -217,7 +223,8 @@ func (h *Holder) Release(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("release held frames: %w", os.ErrClosed)
 	}
 	frames := h.pump()
-	// What came meanwhile is little, and what comes while that is delivered is less: the gate opens at a moment when nothing waits, if there is one.
+	// What came meanwhile is little, and what comes while that is delivered is less: the gate opens
+	// at a moment when nothing waits, if there is one.
 	for end := time.Now().Add(releaseTime); time.Now().Before(end); {
 		sent := h.pump()
 		if frames += sent; sent == 0 {
@@ -233,7 +240,8 @@ func (h *Holder) Release(ctx context.Context) (int, error) {
 	return frames, nil
 }
 
-// linger picks up a frame whose way through the rules had begun before the gate opened, and removes the gate, for which the kernel may take its time.
+// linger picks up a frame whose way through the rules had begun before the gate opened, and removes
+// the gate, for which the kernel may take its time.
 func (h *Holder) linger() {
 	end := time.Now().Add(lingerTime)
 	h.n.mu.Lock()

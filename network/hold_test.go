@@ -137,6 +137,79 @@ func TestHoldKeepsAStreamWhole(t *testing.T) {
 	}
 }
 
+// flow sends numbered datagrams until the returned function, which says how many, is called.
+func flow(from *net.UDPConn, to net.Addr) func() int {
+	stop, count := make(chan struct{}), make(chan int)
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				count <- i
+				return
+			default:
+			}
+			_, _ = from.WriteTo([]byte(strconv.Itoa(i)), to) // what is not sent is missed later
+			if i%8 == 7 {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+	}()
+	return func() int { close(stop); return <-count }
+}
+
+// The order of a move: mute the source, announce at the target, lock the source. Every datagram
+// comes to the one pod or to the other.
+func TestMoveLosesNothing(t *testing.T) {
+	l := newLab(t)
+	c := podConfig("zapA")
+	a := l.mustUp(l.hostA, c)
+	inA, outside := udp(t, a.File(), "10.77.0.50:90"), udp(t, l.client.ns, "10.77.0.9:90")
+	send(t, outside, "10.77.0.50:90", "warm")
+	if got := receive(t, inA, patience); got != "warm" {
+		t.Fatal(got)
+	}
+	snap, err := Snapshot(t.Context(), a, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap.HostLink = "zapB"
+	b := l.network(l.hostB)
+	mustSet(t, b, snap)
+	h := mustHold(t, b, holdLimit)
+	inB := udp(t, b.File(), "10.77.0.50:90")
+	if err := a.Arm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	end := flow(outside, inA.LocalAddr())
+	eventually(t, "datagrams flow", func() error {
+		if receive(t, inA, patience) != "100" {
+			return errors.New("not yet a hundred")
+		}
+		return nil
+	})
+	if err := errors.Join(a.Mute(t.Context()), b.Attach(t.Context()), b.Announce(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	held(t, h, 100) // by now the target's answer would have come back
+	if err := a.Lock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustRelease(t, b, h)
+	time.Sleep(shortly)
+	total := end()
+	times := make(map[string]int)
+	for _, pod := range []*net.UDPConn{inA, inB} {
+		for text := receive(t, pod, shortly); text != ""; text = receive(t, pod, shortly) {
+			times[text]++
+		}
+	}
+	for i := 101; i < total; i++ {
+		if got := times[strconv.Itoa(i)]; got != 1 {
+			t.Errorf("datagram %d of %d came %d times", i, total, got)
+		}
+	}
+}
+
 // Datagrams that arrive before, during and after the release arrive once each.
 func TestReleaseLosesAndDoublesNothing(t *testing.T) {
 	l := newLab(t)
@@ -147,22 +220,7 @@ func TestReleaseLosesAndDoublesNothing(t *testing.T) {
 		t.Fatal(got)
 	}
 	h := mustHold(t, n, holdLimit)
-	stop, count := make(chan struct{}), make(chan int)
-	to := inPod.LocalAddr()
-	go func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				count <- i
-				return
-			default:
-			}
-			_, _ = outside.WriteTo([]byte(strconv.Itoa(i)), to) // what is not sent is missed below
-			if i%8 == 7 {
-				time.Sleep(100 * time.Microsecond)
-			}
-		}
-	}()
+	end := flow(outside, inPod.LocalAddr())
 	const certain = 500 // are held for sure when the release begins
 	held(t, h, certain)
 	if got := receive(t, inPod, time.Millisecond); got != "" {
@@ -170,8 +228,7 @@ func TestReleaseLosesAndDoublesNothing(t *testing.T) {
 	}
 	released := mustRelease(t, n, h)
 	time.Sleep(shortly)
-	close(stop)
-	total := <-count
+	total := end()
 	seen, late, last := make([]int, total), 0, -1
 	for k := range total {
 		text := receive(t, inPod, patience)

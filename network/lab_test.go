@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lab is two hosts, a switch and a client, each a fresh network namespace. Every host has a bridge br0 whose port up leads to the switch, which
-// is a bridge br0 too.
+// lab is two hosts, a switch and a client, each a fresh network namespace. Every host has a bridge
+// br0 whose port up leads to the switch, which is a bridge br0 too.
 type lab struct {
 	t                *testing.T
 	sw, client       *space
@@ -131,7 +131,8 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// neverRetransmit makes the client wait for longer than any test before it sends a segment again: what is lost stays lost.
+// neverRetransmit makes the client wait for longer than any test before it sends a segment again:
+// what is lost stays lost.
 func (l *lab) neverRetransmit() {
 	l.t.Helper()
 	for _, cidr := range []string{"10.77.0.0/24", "fd77::/64"} {
@@ -181,7 +182,8 @@ func listen(t *testing.T, ns *os.File, network, address string) net.Listener {
 	return ln
 }
 
-// dial connects from a namespace. The address is a literal one, so that net.Dial stays on this thread.
+// dial connects from a namespace. The address is a literal one, so that net.Dial stays on this
+// thread.
 func dial(ns *os.File, address string, timeout time.Duration) (net.Conn, error) {
 	var c net.Conn
 	err := inside(ns, func() (err error) { c, err = net.DialTimeout("tcp", address, timeout); return err })

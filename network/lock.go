@@ -7,8 +7,9 @@ import (
 	"github.com/google/nftables"
 )
 
-// Arm prepares the lock, so that Mute and Lock are one small request each: a table in the pod's namespace with a chain for each direction that
-// accepts everything. Where a lock is in place it stays.
+// Arm prepares the lock, so that Mute and Lock are one small request each: a table in the pod's
+// namespace with a chain for each direction that accepts everything. Where a lock is in place it
+// stays.
 func (n *Network) Arm(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -33,14 +34,16 @@ func (n *Network) arm() error {
 	return nil
 }
 
-// Mute drops silently what the pod sends, while it still receives. Between the freeze and the target's announcement it keeps the source's kernel,
-// which answers for a frozen pod, from drawing the traffic back.
+// Mute drops silently what the pod sends, while it still receives. Between the freeze and the
+// target's announcement it keeps the source's kernel, which answers for a frozen pod, from drawing
+// the traffic back.
 func (n *Network) Mute(ctx context.Context) error {
 	return n.lock(ctx, chainOut)
 }
 
-// Lock drops silently what the pod sends and what is sent to it, ARP and neighbour discovery included. It may be repeated. The lock is the
-// namespace's: it survives the process that made it and ends with Unlock or with the namespace.
+// Lock drops silently what the pod sends and what is sent to it, ARP and neighbour discovery
+// included. It may be repeated. The lock is the namespace's: it survives the process that made it
+// and ends with Unlock or with the namespace.
 func (n *Network) Lock(ctx context.Context) error {
 	return n.lock(ctx, chainOut, chainIn)
 }
@@ -74,8 +77,8 @@ func (n *Network) lock(ctx context.Context, chains ...string) error {
 	return nil
 }
 
-// Unlock lets frames pass again and removes all that Arm, Mute and Lock made. It is no error if there is nothing. To draw back traffic that went
-// elsewhere meanwhile, Announce afterwards.
+// Unlock lets frames pass again and removes all that Arm, Mute and Lock made. It is no error if
+// there is nothing. To draw back traffic that went elsewhere meanwhile, Announce afterwards.
 func (n *Network) Unlock(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -25,7 +25,8 @@ type taped struct {
 	frame []byte
 }
 
-// tapeOf records a link until the test ends. With the protocol unix.ETH_P_ALL it sees a frame before nftables does, with another one afterwards.
+// tapeOf records a link until the test ends. With the protocol unix.ETH_P_ALL it sees a frame
+// before nftables does, with another one afterwards.
 func tapeOf(t *testing.T, s *space, link string, protocol uint16) *tape {
 	t.Helper()
 	var sock *packetSocket
@@ -76,7 +77,8 @@ func (tp *tape) rewind() {
 	tp.frames = nil
 }
 
-// from returns the frames that were sent by mac and arrived; those of ARP, neighbour discovery and listener reports only if asked for.
+// from returns the frames that were sent by mac and arrived; those of ARP, neighbour discovery and
+// listener reports only if asked for.
 func (tp *tape) from(mac string, chatter bool) [][]byte {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()

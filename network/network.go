@@ -20,8 +20,8 @@ const (
 	requestTimeout  = 10 * time.Second // of one netlink request
 )
 
-// Network is a pod's network namespace, held open, and the host's namespace beside it. Its methods may be called from any goroutine, one
-// at a time.
+// Network is a pod's network namespace, held open, and the host's namespace beside it. Its methods
+// may be called from any goroutine, one at a time.
 type Network struct {
 	mu   sync.Mutex
 	ns   *os.File // the pod's namespace
@@ -40,8 +40,9 @@ type Network struct {
 	lingerErr error // of what ran in the background
 }
 
-// New makes a namespace that has no name: it lives as long as the returned Network is open or a process is in it. Its loopback link is up
-// and MPTCP, which CRIU can't dump, is off. The namespace of the calling thread becomes the host's side.
+// New makes a namespace that has no name: it lives as long as the returned Network is open or a
+// process is in it. Its loopback link is up and MPTCP, which CRIU can't dump, is off. The namespace
+// of the calling thread becomes the host's side.
 func New() (*Network, error) {
 	home, err := os.Open(threadNamespace)
 	if err != nil {
@@ -78,8 +79,8 @@ func New() (*Network, error) {
 	return n, nil
 }
 
-// FromPID opens the network namespace of a running process, which must not be the caller's own. Nothing is known of its configuration before Set
-// or Use.
+// FromPID opens the network namespace of a running process, which must not be the caller's own.
+// Nothing is known of its configuration before Set or Use.
 func FromPID(pid int) (*Network, error) {
 	home, err := os.Open(threadNamespace)
 	if err != nil {
@@ -144,8 +145,8 @@ func (n *Network) Config() Config {
 // File returns the namespace, for setns(2) and CRIU; it stays the Network's own.
 func (n *Network) File() *os.File { return n.ns }
 
-// Close lets go of the namespace, which vanishes with its last process. What was set stays as long as it does. Close waits for what Release left
-// running, at most a tenth of a second.
+// Close lets go of the namespace, which vanishes with its last process. What was set stays as long
+// as it does. Close waits for what Release left running, at most a tenth of a second.
 func (n *Network) Close() error {
 	n.lingers.Wait()
 	n.mu.Lock()
@@ -184,8 +185,9 @@ func (n *Network) Remove(ctx context.Context) error {
 	return removeLink(n.host, n.cfg.HostLink)
 }
 
-// RemoveLink deletes the host's end by its name, in the calling thread's namespace: the clean-up after a crash, which knows nothing else. It
-// is no error if there is no such link; one that is no veth is left alone and reported.
+// RemoveLink deletes the host's end by its name, in the calling thread's namespace: the clean-up
+// after a crash, which knows nothing else. It is no error if there is no such link; one that is no
+// veth is left alone and reported.
 func RemoveLink(name string) error {
 	if err := checkLinkName(name); err != nil {
 		return fmt.Errorf("delete link: %w", err)
@@ -232,8 +234,9 @@ func sameFile(a, b *os.File) (bool, error) {
 	return os.SameFile(ia, ib), nil
 }
 
-// onThread runs f on an OS thread of its own that ends with it, so f may change the thread's namespace. It is never the process's first thread: that
-// one does not end, and /proc/PID shows its namespaces as the process's.
+// onThread runs f on an OS thread of its own that ends with it, so f may change the thread's
+// namespace. It is never the process's first thread: that one does not end, and /proc/PID shows its
+// namespaces as the process's.
 func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {

@@ -39,14 +39,17 @@ func (n *Network) firewall() (*nftables.Conn, error) {
 	return n.nft, nil
 }
 
-// netdevChain describes a chain on device. Without a policy a new one accepts and one that is there keeps its own.
+// netdevChain describes a chain on device. Without a policy a new one accepts and one that is there
+// keeps its own.
 func netdevChain(t *nftables.Table, name, device string, hook *nftables.ChainHook, policy *nftables.ChainPolicy) *nftables.Chain {
 	return &nftables.Chain{
-		Name: name, Table: t, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRef(hookPriority), Device: device, Policy: policy,
+		Name: name, Table: t, Type: nftables.ChainTypeFilter, Device: device, Policy: policy,
+		Hooknum: hook, Priority: nftables.ChainPriorityRef(hookPriority),
 	}
 }
 
-// deleteTable deletes the table; adding it in the same transaction makes that succeed when there is none.
+// deleteTable deletes the table; adding it in the same transaction makes that succeed when there is
+// none.
 func (n *Network) deleteTable(name string) error {
 	c, err := n.firewall()
 	if err != nil {
@@ -116,7 +119,10 @@ func markIs(mark uint32) []expr.Any {
 }
 
 func setMark(mark uint32) []expr.Any {
-	return []expr.Any{&expr.Immediate{Register: reg, Data: native32(mark)}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg}}
+	return []expr.Any{
+		&expr.Immediate{Register: reg, Data: native32(mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg},
+	}
 }
 
 func rule(parts ...[]expr.Any) []expr.Any {
@@ -127,8 +133,9 @@ func rule(parts ...[]expr.Any) []expr.Any {
 	return all
 }
 
-// addForwardRule appends the rule "exprs; fwd to link" to a chain. The fwd expression hands a frame over to another link and ends its way here; the nftables
-// package does not know it, so the request is put together from its parts.
+// addForwardRule appends the rule "exprs; fwd to link" to a chain. The fwd expression hands a frame
+// over to another link and ends its way here; the nftables package does not know it, so the request
+// is put together from its parts.
 func (n *Network) addForwardRule(chain *nftables.Chain, link uint32, exprs []expr.Any) error {
 	exprs = append(exprs, &expr.Immediate{Register: reg, Data: native32(link)})
 	var list []mdl.Attribute
@@ -177,8 +184,11 @@ func (n *Network) transact(message uint16, attrs []byte) error {
 	_, err = conn.SendMessages([]mdl.Message{
 		{Header: mdl.Header{Type: unix.NFNL_MSG_BATCH_BEGIN, Flags: mdl.Request}, Data: header(0, unix.NFNL_SUBSYS_NFTABLES)},
 		{
-			Header: mdl.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | mdl.HeaderType(message), Flags: mdl.Request | mdl.Acknowledge | mdl.Create | mdl.Append},
-			Data:   append(header(byte(nftables.TableFamilyNetdev), 0), attrs...),
+			Header: mdl.Header{
+				Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | mdl.HeaderType(message),
+				Flags: mdl.Request | mdl.Acknowledge | mdl.Create | mdl.Append,
+			},
+			Data: append(header(byte(nftables.TableFamilyNetdev), 0), attrs...),
 		},
 		{Header: mdl.Header{Type: unix.NFNL_MSG_BATCH_END, Flags: mdl.Request}, Data: header(0, unix.NFNL_SUBSYS_NFTABLES)},
 	})

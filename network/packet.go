@@ -18,8 +18,9 @@ const (
 	sendPatience = 100 * time.Millisecond
 )
 
-// packetSocket is an AF_PACKET socket on one link. Frames come and go with a virtio header before them, which says what of their
-// checksum and segmentation is still to be done; without it a frame that was held on a veth would arrive with a wrong checksum.
+// packetSocket is an AF_PACKET socket on one link. Frames come and go with a virtio header before
+// them, which says what of their checksum and segmentation is still to be done; without it a frame
+// that was held on a veth would arrive with a wrong checksum.
 type packetSocket struct {
 	fd   int
 	link int

@@ -167,7 +167,8 @@ func (r Route) rank() int {
 	return 2
 }
 
-// String returns the ip command that does the same; what happens in the pod's namespace is addressed to "-n pod".
+// String returns the ip command that does the same; what happens in the pod's namespace is
+// addressed to "-n pod".
 func (s step) String() string {
 	link := s.c.link()
 	switch s.do {
@@ -265,8 +266,8 @@ func (n Neighbour) text() string {
 	return s + " nud stale"
 }
 
-// Commands returns the ip commands that would make a fresh namespace, called pod, what c says, Attach included. It needs no rights: tests of
-// other packages compare it.
+// Commands returns the ip commands that would make a fresh namespace, called pod, what c says,
+// Attach included. It needs no rights: tests of other packages compare it.
 func (c Config) Commands() []string {
 	var out []string
 	for _, s := range plan(state{}, c) {

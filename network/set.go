@@ -22,9 +22,11 @@ func (n *Network) Up(ctx context.Context, c Config) error {
 	return n.Announce(ctx)
 }
 
-// Set makes the namespace what c says, by the difference from what is there: the pair (its host's end in the host's namespace, both ends up), addresses without
-// duplicate detection, routes, neighbours, sysctls. Repeating it changes nothing. It does not touch the bridge, which is for Attach.
-// Neighbours that c does not name stay, as do addresses and routes that a router advertised.
+// Set makes the namespace what c says, by the difference from what is there: the pair (its host's
+// end in the host's namespace, both ends up), addresses without duplicate detection, routes,
+// neighbours, sysctls. Repeating it changes nothing. It does not touch the bridge, which is for
+// Attach. Neighbours that c does not name stay, as do addresses and routes that a router
+// advertised.
 func (n *Network) Set(ctx context.Context, c Config) error {
 	if err := errors.Join(ctx.Err(), c.Validate()); err != nil {
 		return err
@@ -47,7 +49,8 @@ func (n *Network) Set(ctx context.Context, c Config) error {
 	return nil
 }
 
-// observe reads the present state. It completes c's MTU from the bridge when the pair has still to be made.
+// observe reads the present state. It completes c's MTU from the bridge when the pair has still to
+// be made.
 func (n *Network) observe(c *Config) (state, error) {
 	var have state
 	host, err := linkOrNil(n.host, c.HostLink)
@@ -58,7 +61,8 @@ func (n *Network) observe(c *Config) (state, error) {
 	if err != nil {
 		return have, err
 	}
-	have.paired = host != nil && link != nil && link.Attrs().ParentIndex == host.Attrs().Index && host.Attrs().ParentIndex == link.Attrs().Index
+	have.paired = host != nil && link != nil &&
+		link.Attrs().ParentIndex == host.Attrs().Index && host.Attrs().ParentIndex == link.Attrs().Index
 	switch {
 	case have.paired:
 		err = n.observeLink(&have, host.Attrs(), link.Attrs())
@@ -172,7 +176,8 @@ func (n *Network) applyInPod(s step) error {
 	return fmt.Errorf("action %d is not known", s.do)
 }
 
-// setMAC changes the pod's own address and with it the link-local one, which the kernel makes from it only when the link comes up.
+// setMAC changes the pod's own address and with it the link-local one, which the kernel makes from
+// it only when the link comes up.
 func (n *Network) setMAC(s step) error {
 	mac, err := parseMAC(s.c.MAC)
 	if err != nil {

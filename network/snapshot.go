@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Snapshot returns what travels: cfg with the addresses, routes, neighbours and sysctls that the namespace has now. HostLink and Bridge, which
-// are the host's, are cfg's own. Of the sysctls it takes those that differ from a fresh namespace's, which takes a few milliseconds.
+// Snapshot returns what travels: cfg with the addresses, routes, neighbours and sysctls that the
+// namespace has now. HostLink and Bridge, which are the host's, are cfg's own. Of the sysctls it
+// takes those that differ from a fresh namespace's, which takes a few milliseconds.
 func Snapshot(ctx context.Context, n *Network, cfg Config) (Config, error) {
 	c, err := Refresh(ctx, n, cfg)
 	if err != nil {
@@ -25,7 +26,8 @@ func Snapshot(ctx context.Context, n *Network, cfg Config) (Config, error) {
 	return c, err
 }
 
-// Refresh is Snapshot without the sysctls, which stay cfg's: cheap enough for the time in which the pod is frozen.
+// Refresh is Snapshot without the sysctls, which stay cfg's: cheap enough for the time in which the
+// pod is frozen.
 func Refresh(ctx context.Context, n *Network, cfg Config) (Config, error) {
 	c := cfg.Clone()
 	if err := ctx.Err(); err != nil {
@@ -153,7 +155,8 @@ func (e *entries) addRoute(r netlink.Route, family int) {
 	e.routes = append(e.routes, out)
 }
 
-// addNeighbour keeps entries that can be used at once: a link address is known and nothing says that it is wrong.
+// addNeighbour keeps entries that can be used at once: a link address is known and nothing says
+// that it is wrong.
 func (e *entries) addNeighbour(x netlink.Neigh) {
 	const usable = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY | netlink.NUD_PROBE | netlink.NUD_PERMANENT
 	address := addrOf(x.IP)
@@ -163,18 +166,24 @@ func (e *entries) addNeighbour(x netlink.Neigh) {
 	if _, err := parseMAC(x.HardwareAddr.String()); err != nil {
 		return
 	}
-	n := Neighbour{Address: address, MAC: x.HardwareAddr.String(), Permanent: x.State&netlink.NUD_PERMANENT != 0, Router: x.Flags&netlink.NTF_ROUTER != 0}
+	n := Neighbour{
+		Address: address, MAC: x.HardwareAddr.String(),
+		Permanent: x.State&netlink.NUD_PERMANENT != 0, Router: x.Flags&netlink.NTF_ROUTER != 0,
+	}
 	if !slices.Contains(e.neighbours, n) {
 		e.neighbours = append(e.neighbours, n)
 	}
 }
 
-// linkLocal is the address that the kernel makes from a link's MAC; it is never carried, since it comes by itself.
+// linkLocal is the address that the kernel makes from a link's MAC; it is never carried, since it
+// comes by itself.
 func linkLocal(mac net.HardwareAddr) netip.Addr {
 	if len(mac) != 6 {
 		return netip.Addr{}
 	}
-	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
+	return netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5],
+	})
 }
 
 func prefixOf(n *net.IPNet) (netip.Prefix, bool) {

@@ -16,7 +16,8 @@ import (
 
 const sysctlRoot = "/proc/sys"
 
-// sysctlPath turns net.ipv4.conf.eth0.forwarding into its file. As with sysctl(8), a slash stands for a dot inside a component.
+// sysctlPath turns net.ipv4.conf.eth0.forwarding into its file. As with sysctl(8), a slash stands
+// for a dot inside a component.
 func sysctlPath(name string) (string, error) {
 	parts := strings.Split(name, ".")
 	for i, p := range parts {
@@ -55,7 +56,8 @@ func sortedSysctls(m map[string]string) []string {
 	return names
 }
 
-// readSysctl returns the value in the calling thread's namespace, its white space made single spaces.
+// readSysctl returns the value in the calling thread's namespace, its white space made single
+// spaces.
 func readSysctl(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	return strings.Join(strings.Fields(string(b)), " "), err
@@ -71,7 +73,8 @@ func writeSysctl(path, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// quietSysctl writes a value that only keeps a kernel from chatting; where there is no such knob there is nothing to keep quiet.
+// quietSysctl writes a value that only keeps a kernel from chatting; where there is no such knob
+// there is nothing to keep quiet.
 func quietSysctl(path, value string) error {
 	if err := writeSysctl(path, value); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -105,11 +108,12 @@ var (
 	sysctlSkip  = map[string]bool{
 		"flush": true, "stable_secret": true, "accept_dad": true, "dad_transmits": true, "mtu": true, "optimistic_dad": true,
 		"tcp_fastopen_key": true, "tcp_available_congestion_control": true, "tcp_allowed_congestion_control": true,
-		"rpc": true, "netdev_rss_key": true, "tcp_ehash_entries": true, "udp_hash_entries": true, "base_reachable_time": true, "retrans_time": true,
+		"tcp_ehash_entries": true, "udp_hash_entries": true, "base_reachable_time": true, "retrans_time": true,
 	}
 )
 
-// walkSysctls reads every writable setting of the calling thread's namespace. Of the settings per link it takes those of all, default and link.
+// walkSysctls reads every writable setting of the calling thread's namespace. Of the settings per
+// link it takes those of all, default and link.
 func walkSysctls(link string) map[string]string {
 	all := make(map[string]string)
 	for _, tree := range sysctlTrees {
@@ -153,7 +157,8 @@ func addSysctl(all map[string]string, path string, d fs.DirEntry) {
 	all[strings.Join(parts, ".")] = value
 }
 
-// freshSysctls are the settings of a namespace in which nobody changed anything but what New does, read once.
+// freshSysctls are the settings of a namespace in which nobody changed anything but what New does,
+// read once.
 var freshSysctls = sync.OnceValues(func() (map[string]string, error) {
 	var fresh map[string]string
 	err := onThread(func() error {
@@ -169,7 +174,8 @@ var freshSysctls = sync.OnceValues(func() (map[string]string, error) {
 	return fresh, err
 })
 
-// changedSysctls returns those of have that a fresh namespace would not have; a link's are compared with the namespace's defaults.
+// changedSysctls returns those of have that a fresh namespace would not have; a link's are compared
+// with the namespace's defaults.
 func changedSysctls(have, fresh map[string]string, link string) map[string]string {
 	changed := make(map[string]string)
 	own, def := "."+sysctlComponent(link)+".", ".default."
