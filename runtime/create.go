@@ -59,10 +59,10 @@ func (r *Runtime) Create(ctx context.Context, id string, b *spec.Bundle, o Creat
 	return r.create(ctx, id, b, o, boot.GateSocket)
 }
 
-// Run is Create and Start at once: there is no gate, and less to write down. The calling process is the parent of the container's first
-// process and has to wait for it.
+// Run is Create and Start at once, with less to write down. The calling process is the parent of the container's first process and has
+// to wait for it.
 func (r *Runtime) Run(ctx context.Context, id string, b *spec.Bundle, o CreateOptions) (*Container, error) {
-	return r.create(ctx, id, b, o, boot.GateNone)
+	return r.create(ctx, id, b, o, boot.GateWord)
 }
 
 func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o CreateOptions, gate boot.Gate) (_ *Container, err error) {
@@ -96,20 +96,15 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 		return nil, err
 	}
 	container := &Container{runtime: r, dir: c.dir, state: c.state}
-	c.state.Status = specs.StateCreated
-	if gate == boot.GateNone {
-		c.state.Status = specs.StateRunning
+	if gate == boot.GateSocket {
+		if err := container.save(func(s *State) { s.Status = specs.StateCreated }); err != nil {
+			return nil, err
+		}
 	}
-	if err := writeState(c.dir, c.state); err != nil {
+	if err := errors.Join(writePidFile(o.PidFile, c.state.Pid), sendPidfd(o.PidfdSocket, c.state.Pid)); err != nil {
 		return nil, err
 	}
-	if err := writePidFile(o.PidFile, c.state.Pid); err != nil {
-		return nil, err
-	}
-	if err := sendPidfd(o.PidfdSocket, c.state.Pid); err != nil {
-		return nil, err
-	}
-	if gate == boot.GateNone {
+	if gate == boot.GateWord {
 		container.poststart(ctx)
 	}
 	return container, nil
@@ -168,7 +163,11 @@ func (c *creation) start(gate boot.Gate) error {
 		return err
 	}
 	c.closers = append(c.closers, func() { c.child.Close() })
-	return c.record()
+	status := specs.StateCreating
+	if gate == boot.GateWord && !facts.Hooks {
+		status = specs.StateRunning // as it will be when the child gets its word, unless nothing is left of it
+	}
+	return c.record(status)
 }
 
 // bind opens what the program needs from its parent.
@@ -255,14 +254,15 @@ func streams(slots map[string]int, stdin, stdout, stderr *os.File, uid uint32) {
 	}
 }
 
-// record writes the state of the container that is being made: from here on it can be found and removed, whatever happens to this process.
-func (c *creation) record() error {
+// record writes the state of the container that is being made, while the child works: from here on it can be found and removed, whatever
+// happens to this process. When that ends earlier, so does the child, which waits for its word or its start.
+func (c *creation) record(status specs.ContainerState) error {
 	start, _, err := startTime(c.child.Pid)
 	if err != nil {
 		return fmt.Errorf("look at process %d: %w", c.child.Pid, err)
 	}
 	c.state = &State{
-		Version: stateVersion, ID: c.id, Status: specs.StateCreating, Pid: c.child.Pid, StartTime: start, Created: time.Now().UTC(),
+		Version: stateVersion, ID: c.id, Status: status, Pid: c.child.Pid, StartTime: start, Created: time.Now().UTC(),
 		Bundle: c.bundle, CgroupPath: c.cgroup.Path(), Cgroups: c.cgroup.Paths(), Annotations: c.bundle.Spec.Annotations,
 		Owner: owner(), Pod: c.options.Extra,
 	}
@@ -281,6 +281,7 @@ func (c *creation) follow(gate boot.Gate) error {
 	if err := c.mapUsers(); err != nil {
 		return err
 	}
+	ready := false
 	for {
 		event, err := c.child.Next(c.ctx)
 		if err != nil {
@@ -288,12 +289,17 @@ func (c *creation) follow(gate boot.Gate) error {
 		}
 		switch event.Mark {
 		case "":
-			if gate != boot.GateNone {
+			if !ready {
 				return fmt.Errorf("process %d ended before it was ready", c.child.Pid)
 			}
 			return nil
 		case boot.MarkCreated:
-			return nil
+			if ready = true; gate == boot.GateSocket {
+				return nil
+			}
+			if err := c.allow(); err != nil {
+				return err
+			}
 		case boot.MarkConsole:
 			if err := giveConsole(event.File, c.options.Console, c.options.ConsoleSocket); err != nil {
 				return err
@@ -307,6 +313,17 @@ func (c *creation) follow(gate boot.Gate) error {
 			}
 		}
 	}
+}
+
+// allow lets the child of a Run execute its program.
+func (c *creation) allow() error {
+	if c.state.Status != specs.StateRunning {
+		c.state.Status = specs.StateRunning
+		if err := writeState(c.dir, c.state); err != nil {
+			return err
+		}
+	}
+	return c.child.Continue()
 }
 
 // undo removes what a failed creation made.

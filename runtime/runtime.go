@@ -8,7 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,11 +41,12 @@ func (r *Runtime) Root() string { return r.root }
 // Dir returns the directory of the container id, whether it is there or not.
 func (r *Runtime) Dir(id string) string { return filepath.Join(r.root, id) }
 
-var idPattern = regexp.MustCompile(`^[\w+.-]{1,255}$`)
-
 // CheckID says whether id can be a container's name: letters, digits and "_+.-", and no path.
 func CheckID(id string) error {
-	if !idPattern.MatchString(id) || id == "." || id == ".." {
+	bad := strings.IndexFunc(id, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_+.-", r)
+	})
+	if id == "" || id == "." || id == ".." || bad >= 0 || len(id) > 255 {
 		return fmt.Errorf("container name %q: only letters, digits and _+.- are allowed", id)
 	}
 	return nil
@@ -98,26 +99,40 @@ const lockWait = 30 * time.Second
 
 // lock takes the container's lock, which every change needs. Readers do without: the state file is replaced, never rewritten.
 func lock(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock container: %w", err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
+		f, err := tryLock(filepath.Join(dir, "lock"))
+		if f != nil {
 			return func() { f.Close() }, nil
 		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
-			f.Close()
+		if err != nil {
 			return nil, fmt.Errorf("lock container: %w", err)
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
 			return nil, fmt.Errorf("lock container: another command works on it: %w", ctx.Err())
 		case <-time.After(pause):
 		}
 	}
+}
+
+// tryLock returns the locked file, or nothing when somebody else has the lock or has just removed it.
+func tryLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotExist
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil && sameFile(f, path) {
+		return f, nil
+	}
+	f.Close()
+	if err != nil && err != unix.EWOULDBLOCK && err != unix.EINTR {
+		return nil, err
+	}
+	return nil, nil
 }

@@ -67,10 +67,7 @@ func (c *compiler) mounts() {
 			c.cgroups(m, o)
 		default:
 			c.fresh(m.Type, m.Source, o)
-			c.attach(m.Destination, false, o)
-			if m.Type == "sysfs" {
-				c.keepEmpty(m.Destination)
-			}
+			c.attach(m.Destination, m.Type, o)
 		}
 	}
 }
@@ -124,7 +121,11 @@ func (c *compiler) bind(m specs.Mount, o mountOptions) {
 	if o.setAll|o.clrAll != 0 {
 		c.setattr("mount", unix.AT_RECURSIVE, unix.MountAttr{Attr_set: o.setAll, Attr_clr: o.clrAll})
 	}
-	c.attach(m.Destination, c.facts.Files[m.Source], o)
+	kind := ""
+	if c.facts.Files[m.Source] {
+		kind = kindFile
+	}
+	c.attach(m.Destination, kind, o)
 }
 
 // clone takes a host path as a detached mount into register mount.
@@ -136,9 +137,16 @@ func (c *compiler) clone(source string, recursive bool) {
 	c.do(unix.SYS_OPEN_TREE, cwd(), text(source), symbol(flags, namesOpenTree)).into("mount")
 }
 
-// attach puts the mount in register mount on a path in the container, which it makes if it is missing.
-func (c *compiler) attach(destination string, file bool, o mountOptions) {
-	c.target(destination, file)
+// kindFile is the kind of a mount that is a file and no directory.
+const kindFile = "file"
+
+// attach puts the mount in register mount on a path in the container, which it makes if it is missing. The kind is the type of the file
+// system where that matters.
+func (c *compiler) attach(destination, kind string, o mountOptions) {
+	c.target(destination, kind == kindFile)
+	if kind == "proc" {
+		c.keepEmpty()
+	}
 	c.move()
 	if o.propagation != 0 {
 		flags := uint64(0)
@@ -220,16 +228,16 @@ func (c *compiler) cgroups(m specs.Mount, o mountOptions) {
 	if len(c.facts.Cgroups) == 1 && c.facts.Cgroups[0].Name == "" {
 		c.clone(c.facts.Cgroups[0].Dir, false)
 		c.setattr("mount", 0, attrs)
-		c.attach(m.Destination, false, plain)
+		c.attach(m.Destination, "", plain)
 		return
 	}
 	c.fresh("tmpfs", "tmpfs", mountOptions{set: o.set, data: []string{"mode=755"}})
-	c.attach(m.Destination, false, plain)
+	c.attach(m.Destination, "", plain)
 	for _, g := range c.facts.Cgroups {
 		c.what = "mount cgroup " + g.Name + " on " + m.Destination
 		c.clone(g.Dir, false)
 		c.setattr("mount", 0, attrs)
-		c.attach(path.Join(m.Destination, g.Name), false, plain)
+		c.attach(path.Join(m.Destination, g.Name), "", plain)
 		if len(g.Links) > 0 {
 			c.makeDirs(inside(m.Destination))
 			for _, l := range g.Links {

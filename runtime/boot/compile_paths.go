@@ -1,8 +1,6 @@
 package boot
 
 import (
-	"path"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -80,8 +78,8 @@ func (c *compiler) nullDevice() {
 	c.do(unix.SYS_OPENAT, cwd(), text("/dev/null"), symbol(flagsPath, namesOpen)).into("null")
 }
 
-// emptyDirectory takes an empty read-only directory as a detached mount into register mount. The place in sysfs where hosts mount their
-// cgroups is one by nature, and a mount of sysfs has no content that a checkpoint must save, as a tmpfs has.
+// emptyDirectory takes an empty read-only directory as a detached mount into register mount: the one that the container's proc is mounted
+// on, so that a checkpoint has no file system more to save, or else a small tmpfs.
 func (c *compiler) emptyDirectory() {
 	readonly := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 	got, none := new(label), new(label)
@@ -95,9 +93,9 @@ func (c *compiler) emptyDirectory() {
 	c.place(got)
 }
 
-// keepEmpty opens the empty directory of a sysfs that was just mounted as register empty, before something is mounted on it.
-func (c *compiler) keepEmpty(sysfs string) {
+// keepEmpty keeps the directory in register target, which proc is going to be mounted on, as register empty.
+func (c *compiler) keepEmpty() {
 	if len(c.spec.Linux.MaskedPaths) > 0 {
-		c.inRoot("empty", inside(path.Join(sysfs, "fs/cgroup")), flagsDir).ignore(unix.ENOENT)
+		c.do(unix.SYS_FCNTL, c.reg("target"), symbol(unix.F_DUPFD_CLOEXEC, namesFcntl), number(3)).into("empty")
 	}
 }

@@ -77,7 +77,7 @@ func (c *compiler) devConsole() {
 	c.on("mount terminal on /dev/console", "process.terminal")
 	c.do(unix.SYS_OPEN_TREE, c.reg("terminal"), text(""),
 		symbol(unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLOEXEC, namesOpenTree)).into("mount")
-	c.attach("/dev/console", true, mountOptions{})
+	c.attach("/dev/console", kindFile, mountOptions{})
 }
 
 func showZero(unsafe.Pointer) string { return "[0]" }

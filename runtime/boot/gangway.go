@@ -27,7 +27,8 @@ const (
 func gangwayAddress() unsafe.Pointer
 
 // gangwayImage is the gangway as an ELF file. It tries the first `candidates` of its arguments as the program, with the arguments that
-// follow them; if none can be executed it reports operation op on descriptor fd, which is close-on-exec from its first step on.
+// follow them; if none can be executed it reports operation op on descriptor fd, which is close-on-exec from its first step on. Where that
+// descriptor is not open it ends at once.
 func gangwayImage(fd, candidates, op int) []byte {
 	image := make([]byte, gangwaySize)
 	machine := uint16(62) // EM_X86_64

@@ -14,6 +14,7 @@ TEXT gangway<>(SB), NOSPLIT|NOFRAME, $0
 	MOVD $1, R2
 	MOVD $25, R8
 	SVC
+	CBNZ R0, exit            // no such descriptor: the gangway was executed by way of itself
 	ADD  $8, RSP, R20        // argv: first the candidates
 	MOVWU 4(R19), R21        // their number
 	ADD  R21<<3, R20, R22    // argv of the program
@@ -56,6 +57,8 @@ report:
 	MOVD $8, R2
 	MOVD $64, R8
 	SVC
+
+exit:
 	MOVD $127, R0            // exit_group
 	MOVD $94, R8
 	SVC
