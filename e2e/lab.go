@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -202,6 +203,7 @@ func (l *Lab) killAll() {
 			l.t.Error(err)
 			return
 		}
+		left = slices.DeleteFunc(left, func(p Process) bool { return p.State == 'Z' && p.PPid == os.Getpid() })
 		if len(left) == 0 {
 			return
 		}

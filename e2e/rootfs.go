@@ -57,8 +57,13 @@ func MakeRootfs(t testing.TB, name string, fill func(*Rootfs) error) string {
 }
 
 func (r *Rootfs) skeleton() error {
-	for _, d := range []string{"bin", "dev", "etc", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "usr/bin", "usr/lib", "usr/sbin", "var/log"} {
+	for _, d := range []string{"dev", "etc", "proc", "root", "run", "sys", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin", "var/log"} {
 		if err := os.MkdirAll(filepath.Join(r.dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, d := range []string{"bin", "lib", "lib64", "sbin"} { // as Debian has it
+		if err := os.Symlink("usr/"+d, filepath.Join(r.dir, d)); err != nil {
 			return err
 		}
 	}
@@ -287,6 +292,7 @@ func PostgresRootfs(t testing.TB) (dir, server string) {
 			func() error { return r.tree(filepath.Join(filepath.Dir(bins), "lib")) },
 			func() error { return r.tree(share) },
 			func() error { return r.tree("/usr/share/zoneinfo/Etc") },
+			func() error { return r.file("/usr/share/zoneinfo/UTC") },
 			func() error { return r.mkdir("/data", 0o700, postgresUser) },
 			func() error { return r.mkdir("/home", 0o755, postgresUser) },
 			func() error { return initCluster(bins, r.path("/data")) },
@@ -326,7 +332,7 @@ func initCluster(bins, dir string) error {
 			return err
 		}
 	}
-	return os.Chown(filepath.Join(dir, "pg_hba.conf"), postgresUser, postgresUser)
+	return nil
 }
 
 // ShellRootfs has a bash, a vi, busybox's applets for the rest, and the survivor.
@@ -338,7 +344,7 @@ func ShellRootfs(t testing.TB) string {
 				return err
 			}
 		}
-		if err := r.tree("/usr/share/vim/vimrc.tiny"); err != nil && !os.IsNotExist(err) {
+		if err := os.Symlink("vim.tiny", r.path("/bin/vi")); err != nil {
 			return err
 		}
 		if _, err := os.Stat("/lib/terminfo"); err == nil {
