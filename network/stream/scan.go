@@ -50,7 +50,7 @@ func (x *Index) scan(b *beneath, parent int, name, path string) error {
 				return err
 			}
 		}
-		if err == io.EOF {
+		if err == io.EOF || err != nil && passed(err) { // a removed directory can't be listed
 			return nil
 		}
 		if err != nil {

@@ -57,6 +57,7 @@ func (r *treeReceiver) link(path, to string) error {
 	if err != nil {
 		return fmt.Errorf("link to %s: %w", to, err)
 	}
+	delete(r.dirs, path)
 	r.stats.Entries++
 	return nil
 }
@@ -89,6 +90,7 @@ func (r *treeReceiver) make(rec *record) error {
 		return fmt.Errorf("make %s: %w", typeName(rec.typ()), err)
 	}
 	r.stats.Entries++
+	delete(r.dirs, rec.path) // what it was before does not matter any more
 	if rec.typ() == unix.S_IFREG {
 		r.node, r.fileDir, r.end = *rec, dir, 0
 		r.node.xattrs = append([]xattr(nil), rec.xattrs...)
