@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,20 +48,15 @@ func newServeCommand(g *globals) *cobra.Command {
 			if err := target.Sweep(); err != nil {
 				g.log.Warn("remove what a crash left", "error", err.Error())
 			}
+			if err := probeKernel(ctx, g, binary); err != nil {
+				return err
+			}
 			server, err := peer.Listen(ctx, listen, tlsDir)
 			if err != nil {
 				return err
 			}
 			server.Handler, server.Log = target, g.log
 			go recoverMoves(ctx, g, rt)
-			// The first CRIU after a boot probes the kernel: now, not in a pod's pause.
-			session, err := criu.Start(ctx, binary, criu.Env{Cache: criuCache(g.root), Log: g.log})
-			if err != nil {
-				return err
-			}
-			if err := session.Close(); err != nil {
-				return err
-			}
 			fmt.Printf("listening on %s\n", server.Address())
 			return server.Serve(ctx)
 		},
@@ -74,4 +70,14 @@ func newServeCommand(g *globals) *cobra.Command {
 		_ = cmd.MarkFlagRequired(name)
 	}
 	return cmd
+}
+
+// probeKernel runs one CRIU: the first after a boot probes the kernel, and that
+// should not fall into a pod's pause.
+func probeKernel(ctx context.Context, g *globals, binary *criu.Binary) error {
+	session, err := criu.Start(ctx, binary, criu.Env{Cache: criuCache(g.root), Log: g.log})
+	if err != nil {
+		return err
+	}
+	return session.Close()
 }
