@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,23 +106,35 @@ func TestHoldKeepsAStreamWhole(t *testing.T) {
 	echo(t, n, "10.77.0.50:80")
 	conn := mustDial(t, l.client, "10.77.0.50:80")
 	roundTrip(t, conn, "before")
-	data := make([]byte, 64<<20)
-	if _, err := rand.Read(data); err != nil {
+	block := make([]byte, 1<<20)
+	if _, err := rand.Read(block); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.SetDeadline(time.Now().Add(6 * patience)); err != nil {
 		t.Fatal(err)
 	}
-	sent := make(chan error, 1)
-	go func() { _, err := conn.Write(data); sent <- err }()
-	back := make([]byte, len(data))
-	read := 0
-	for i := range 4 {
-		until := (i + 1) * len(data) / 5
-		m, err := io.ReadFull(conn, back[read:until])
-		if read += m; err != nil {
-			t.Fatal(err)
+	var stop atomic.Bool
+	blocks, back := make(chan int, 1), make(chan error, 1)
+	go func() {
+		sent := 0
+		for ; !stop.Load(); sent++ {
+			if _, err := conn.Write(block); err != nil {
+				break
+			}
 		}
+		_ = conn.(*net.TCPConn).CloseWrite()
+		blocks <- sent
+	}()
+	var read atomic.Int64
+	go func() { back <- readBlocks(conn, block, &read) }()
+	for range 4 {
+		begin := read.Load()
+		eventually(t, "the stream flows", func() error {
+			if read.Load() < begin+4 {
+				return errors.New("it does not")
+			}
+			return nil
+		})
 		h := mustHold(t, n, holdLimit)
 		held(t, h, 1)
 		mustRelease(t, n, h)
@@ -129,11 +142,25 @@ func TestHoldKeepsAStreamWhole(t *testing.T) {
 			t.Errorf("%d frames dropped", h.Dropped())
 		}
 	}
-	if _, err := io.ReadFull(conn, back[read:]); err != nil {
-		t.Fatal(err)
+	stop.Store(true)
+	if err, sent := <-back, <-blocks; err != nil || read.Load() != int64(sent) {
+		t.Errorf("%d of %d blocks came back: %v", read.Load(), sent, err)
 	}
-	if err := <-sent; err != nil || !bytes.Equal(back, data) {
-		t.Errorf("the stream changed on its way: %v", err)
+}
+
+// readBlocks reads to the end, compares every block and counts them.
+func readBlocks(c net.Conn, block []byte, read *atomic.Int64) error {
+	got := make([]byte, len(block))
+	for {
+		switch _, err := io.ReadFull(c, got); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case !bytes.Equal(got, block):
+			return fmt.Errorf("block %d changed on its way", read.Load())
+		}
+		read.Add(1)
 	}
 }
 

@@ -52,7 +52,7 @@ func echo(t *testing.T, n *Network, address string) {
 				return
 			}
 			t.Cleanup(func() { c.Close() })
-			go io.Copy(c, c)
+			go func() { _, _ = io.Copy(c, c); _ = c.(*net.TCPConn).CloseWrite() }()
 		}
 	}()
 }
