@@ -181,7 +181,11 @@ func (c *Conn) Await(typ uint8) *Reply {
 		defer close(r.done)
 		for {
 			r.frame, r.err = c.Read()
-			if r.err != nil || r.frame.Type == typ {
+			if r.err != nil {
+				c.Stop(r.err) // a writer that waits should not go on
+				return
+			}
+			if r.frame.Type == typ {
 				return
 			}
 			if !r.frame.Optional() {

@@ -14,8 +14,9 @@ func (r *treeReceiver) remove(path string) error {
 	}
 	dir, name, _, err := r.parent(path)
 	if err != nil {
-		if passed(err) {
-			return nil // gone with its directory
+		if passed(err) { // gone with its directory
+			r.stats.Removed++
+			return nil
 		}
 		return err
 	}

@@ -38,15 +38,14 @@ var ErrLimit = errors.New("tree is over its limit")
 //
 // While Receive runs, nothing else may read from the connection.
 func Receive(ctx context.Context, c *Conn, root string, limits Limits) (Stats, error) {
-	b, err := openBeneath(root)
-	if err != nil {
-		return Stats{}, err
-	}
-	defer b.close()
 	defer c.Pinging()()
 	release := c.Watch(ctx)
-	r := newTreeReceiver(b, limits.withDefaults())
-	err = r.receive(c)
+	r := &treeReceiver{limits: limits.withDefaults(), dirs: make(map[string]Time), file: -1}
+	err := r.open(root)
+	if err == nil {
+		defer r.b.close()
+	}
+	err = r.receive(c, err)
 	if stopped := release(); stopped != nil && err != nil {
 		err = stopped
 	}
@@ -77,18 +76,25 @@ type treeReceiver struct {
 	count   int
 }
 
-func newTreeReceiver(b *beneath, limits Limits) *treeReceiver {
-	r := &treeReceiver{b: b, limits: limits, dirs: make(map[string]Time), file: -1}
+func (r *treeReceiver) open(root string) error {
+	b, err := openBeneath(root)
+	if err != nil {
+		return err
+	}
+	r.b = b
 	b.onOpen = r.entered
 	r.topACL = hasDefaultACL(b.top, ".")
-	return r
+	return nil
 }
 
-// receive runs the conversation: everything up to the sender's end, then the answer; after a failure the answer first.
-func (r *treeReceiver) receive(c *Conn) error {
+// receive runs the conversation: everything up to the sender's end, then the answer; after a failure, of which the caller may have had one
+// already, the answer first.
+func (r *treeReceiver) receive(c *Conn, err error) error {
 	defer r.closeFile()
 	in := c.ReadAhead(typeTreeEnd)
-	err := r.take(in)
+	if err == nil {
+		err = r.take(in)
+	}
 	if in.Broken() {
 		return err
 	}
