@@ -225,7 +225,7 @@ func (b *builder) writeFile(path, content string) {
 
 // close closes the descriptor in a register.
 func (b *builder) close(register string) {
-	b.do(unix.SYS_CLOSE, b.reg(register)).tolerant()
+	b.do(unix.SYS_CLOSE, b.reg(register))
 }
 
 // gate holds the program back until the container is started.
@@ -241,7 +241,7 @@ func (c *compiler) gate() {
 		c.do(unix.SYS_ACCEPT4, c.slot("gate", true), null(), null(), symbol(unix.O_CLOEXEC, namesOpen)).into("starter")
 		c.do(unix.SYS_DUP3, c.reg("starter"), c.slot(slotSync, true), symbol(unix.O_CLOEXEC, namesOpen))
 		c.close("starter")
-		c.do(unix.SYS_CLOSE, c.slot("gate", true)).tolerant()
+		c.do(unix.SYS_CLOSE, c.slot("gate", true))
 	}
 }
 

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -83,8 +84,8 @@ func (c *compiler) chdir(p *specs.Process) {
 func (c *compiler) limits(p *specs.Process) {
 	nofile := false
 	for i, r := range p.Rlimits {
-		resource, ok := rlimits[r.Type]
-		if !ok {
+		resource := slices.Index(limitNames[:], strings.TrimPrefix(r.Type, "RLIMIT_"))
+		if resource < 0 {
 			c.fail(fmt.Errorf("compile %s: limit %q is unknown (%[1]s: %[3]s)", c.facts.Document, r.Type, index("process.rlimits", i)))
 		}
 		nofile = nofile || resource == unix.RLIMIT_NOFILE
@@ -98,14 +99,13 @@ func (c *compiler) limits(p *specs.Process) {
 }
 
 func (c *compiler) limit(resource int, r unix.Rlimit) {
-	c.do(unix.SYS_PRLIMIT64, number(0), number(resource), memory(&r, showLimit), null())
+	c.do(unix.SYS_PRLIMIT64, number(0), symbol(resource, namesLimit), memory(&r, showLimit), null())
 }
 
-// rlimits are the resources of setrlimit(2); the numbers are the same on all machines that zap builds for.
-var rlimits = map[string]int{
-	"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5, "RLIMIT_NPROC": 6,
-	"RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10, "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12,
-	"RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
+// limitNames are the resources of setrlimit(2) by their numbers, which are the same on all machines that zap builds for.
+var limitNames = [...]string{
+	"CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO",
+	"RTTIME",
 }
 
 func showLimit(p unsafe.Pointer) string {

@@ -48,6 +48,7 @@ var (
 	namesNull       = &names{zero: "NULL"}
 	namesDir        = &names{exact: true, list: []name{{atFDCWD, "AT_FDCWD"}}}
 	namesMode       = &names{} // shown in octal
+	namesLimit      = &names{} // shown by limitNames
 	namesCapability = &names{} // shown by capabilityName
 
 	namesOpen = &names{zero: "O_RDONLY", list: []name{

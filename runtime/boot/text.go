@@ -91,6 +91,8 @@ func (p *Program) argText(a Arg) string {
 		return a.show(a.mem)
 	case a.names == namesMode:
 		return "0" + strconv.FormatUint(uint64(a.Value), 8)
+	case a.names == namesLimit:
+		return "RLIMIT_" + limitNames[a.Value]
 	case a.names == namesCapability:
 		return capabilityName(a.Value)
 	case a.names != nil:
