@@ -44,6 +44,10 @@ type Env struct {
 	// sees the caller's mounts, keeps nothing of what it finds out about the
 	// kernel unless /run is a tmpfs, and Mounts are refused.
 	Bare bool
+	// Dumps says that the session is for a dump. Where this process lacks
+	// CAP_SYS_RESOURCE, zap then answers what CRIU asks about limits. A tree that is
+	// restored would inherit the filter that this takes.
+	Dumps bool
 	// Log gets what CRIU writes to its standard output and error; nil drops it.
 	Log *slog.Logger
 }
@@ -362,9 +366,27 @@ func (e *Env) fork(binary string, args []string, files []*os.File, output *os.Fi
 		defer dir.Close()
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(dir.Fd())
 	}
+	var limits *limitsListener
+	if e.Dumps && needsLimits() {
+		if limits, err = installLimits(runtime.GOARCH); err != nil {
+			return nil, err
+		}
+	}
 	p, err := os.StartProcess(binary, append([]string{binary}, args...), attr)
+	if limits != nil {
+		limits.log = e.logger()
+		go limits.serve() // until the process and this thread are gone
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", binary, err)
 	}
 	return p, nil
+}
+
+// logger is where to log; nowhere by default.
+func (e *Env) logger() *slog.Logger {
+	if e.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return e.Log
 }

@@ -99,10 +99,7 @@ func start(ctx context.Context, b *Binary, e Env, kdat []byte) (*Session, error)
 		w.close()
 		return nil, &Error{Verb: verb, Cause: err.Error(), Err: err}
 	}
-	s := &Session{binary: b, proc: proc, wire: w, log: e.Log, exited: make(chan struct{})}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
+	s := &Session{binary: b, proc: proc, wire: w, log: e.logger(), exited: make(chan struct{})}
 	go func() {
 		s.state, _ = proc.Wait()
 		close(s.exited)

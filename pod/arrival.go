@@ -42,14 +42,15 @@ type ArrivalJob struct {
 // The words that `zap serve` and the supervisor of an arriving pod exchange,
 // one JSON object a line.
 const (
-	ArrivalReady    = "ready"    // supervisor: everything that can be prepared is
-	ArrivalAnnounce = "announce" // serve: the pod is frozen on the source; its address is ours now
-	ArrivalRestore  = "restore"  // serve: all images are there
-	ArrivalPrepared = "prepared" // supervisor: the tree is restored and stopped
-	ArrivalCommit   = "commit"   // serve
-	ArrivalRunning  = "running"  // supervisor
-	ArrivalFailed   = "failed"   // supervisor: and everything is cleaned up
-	ArrivalAbort    = "abort"    // serve
+	ArrivalReady     = "ready"     // supervisor: everything that can be prepared is
+	ArrivalAnnounce  = "announce"  // serve: the pod is frozen on the source; its address is ours now
+	ArrivalAnnounced = "announced" // supervisor: frames for the pod come here and are held
+	ArrivalRestore   = "restore"   // serve: all images are there
+	ArrivalPrepared  = "prepared"  // supervisor: the tree is restored and stopped
+	ArrivalCommit    = "commit"    // serve
+	ArrivalRunning   = "running"   // supervisor
+	ArrivalFailed    = "failed"    // supervisor: and everything is cleaned up
+	ArrivalAbort     = "abort"     // serve
 )
 
 // ArrivalWord is one line between `zap serve` and an arriving pod's supervisor.
@@ -206,6 +207,7 @@ func (s *Supervisor) runArrival(ctx context.Context, cancel context.CancelFunc) 
 				if err := s.takeAddress(ctx); err != nil {
 					return err
 				}
+				a.say(ArrivalWord{Word: ArrivalAnnounced})
 			case ArrivalRestore:
 				return s.restore(ctx)
 			default:

@@ -128,7 +128,9 @@ func (in *incoming) receive(ctx context.Context, cancel context.CancelCauseFunc)
 				return fmt.Errorf("%s sent frame %#02x out of turn", in.conn, typ)
 			}
 			announced = true
-			in.supervisor().say(pod.ArrivalAnnounce)
+			if err := in.announce(ctx); err != nil {
+				return err
+			}
 		case err := <-stored:
 			if err != nil {
 				return firstOf(context.Cause(ctx), err)
@@ -355,6 +357,16 @@ func (in *incoming) supervise(ctx context.Context) error {
 		return err
 	}
 	return in.conn.WriteJSON(frameReady, struct{}{})
+}
+
+// announce lets the pod's address be taken over and tells the source when it is.
+func (in *incoming) announce(ctx context.Context) error {
+	super := in.supervisor()
+	super.say(pod.ArrivalAnnounce)
+	if _, err := super.expect(ctx, pod.ArrivalAnnounced); err != nil {
+		return err
+	}
+	return in.conn.WriteJSON(frameAnnounced, struct{}{})
 }
 
 // restore lets the supervisor restore the pod and tells the source when it is prepared.

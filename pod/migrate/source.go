@@ -173,7 +173,7 @@ func (s *Source) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	env := criu.Env{
-		NetNS: s.net.File(), Cache: s.Options.CacheDir, Log: s.Log, Files: []*os.File{s.sender.File()},
+		NetNS: s.net.File(), Cache: s.Options.CacheDir, Log: s.Log, Dumps: true, Files: []*os.File{s.sender.File()},
 	}
 	if s.session, err = criu.Start(ctx, s.binary, env); err != nil {
 		return err
@@ -225,15 +225,21 @@ func (s *Source) freeze(ctx context.Context) error {
 	if err := s.cgroup.Freeze(ctx); err != nil {
 		return err
 	}
-	if err := s.net.Lock(ctx); err != nil {
+	s.timings.mark("freeze", s.frozen)
+	// Until the target holds what comes for the pod, the pod still hears here,
+	// for its sockets are not dumped yet; but it must not answer any more.
+	if err := s.net.Mute(ctx); err != nil {
 		return err
 	}
 	if err := s.control.conn.WriteJSON(frameFrozen, struct{}{}); err != nil {
 		return err
 	}
-	s.timings.mark("freeze", s.frozen)
 	s.files.startDelta(ctx)
-	return nil
+	if err := s.control.wait(ctx, frameAnnounced); err != nil {
+		return err
+	}
+	s.timings.mark("announced", s.frozen)
+	return s.net.Lock(ctx)
 }
 
 // sendMemory runs the page channel until CRIU has sent all pages.

@@ -15,6 +15,7 @@ const (
 	frameReject    uint8 = 0x12 // target: reject, with all reasons
 	frameAttach    uint8 = 0x13 // source, first frame of the bulk connection: attach
 	framePhase     uint8 = 0x14 // target: phaseNote
+	frameAnnounced uint8 = 0x15 // target: what comes for the pod comes to it now, and is held
 	frameFrozen    uint8 = 0x16 // source: the pod is frozen, its address is the target's to announce
 	frameReady     uint8 = 0x17 // target: all that can be prepared before the freeze is
 	framePrepared  uint8 = 0x18 // target: the tree is restored and stopped
