@@ -224,7 +224,7 @@ func TestTreeArrivesWhole(t *testing.T) {
 	index := scan(t, src)
 	transfer(t, src, dst, index.All())
 	equal(t, src, dst)
-	if a, b := blocks(t, filepath.Join(src, "sparse")), blocks(t, filepath.Join(dst, "sparse")); b > a || b < 1<<20 {
+	if a, b := blocks(t, filepath.Join(src, "sparse")), blocks(t, filepath.Join(dst, "sparse")); b > a+64<<10 || b < 1<<20 {
 		t.Errorf("sparse file takes %d bytes, on the source %d", b, a)
 	}
 	one, two := digest(t, src), digest(t, dst)
@@ -428,7 +428,9 @@ func TestDigest(t *testing.T) {
 		do   func() error
 	}{
 		{"mtime of a file", func() error { return touch(at("d/f"), 101, 0) }},
-		{"content", func() error { return errors.Join(os.WriteFile(at("d/f"), []byte("CONTENT"), 0o644), touch(at("d/f"), 101, 0)) }},
+		{"content", func() error {
+			return errors.Join(os.WriteFile(at("d/f"), []byte("CONTENT"), 0o644), touch(at("d/f"), 101, 0))
+		}},
 		{"mode", func() error { return os.Chmod(at("d/f"), 0o600) }},
 		{"owner", func() error { return os.Lchown(at("l"), 1, 0) }},
 		{"attribute", func() error { return unix.Setxattr(at("d"), "user.a", []byte("1"), 0) }},
