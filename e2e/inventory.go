@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/pod"
 )
 
 // Inventory is everything on a host that a pod, or the move of one, could leave behind: one line each, kind first, without
@@ -49,7 +51,7 @@ func (h *Host) Inventory(t testing.TB) Inventory {
 		add(kind, out, err)
 	}
 	cgroups, err := h.lab.cgroups()
-	add("cgroup", cgroups, err)
+	add("cgroup", slices.DeleteFunc(cgroups, h.foreignCgroup), err)
 	add("mount", h.lab.mounts(), nil)
 	files, err := walk(h.Root)
 	add("file", files, err)
@@ -101,6 +103,9 @@ func (h *Host) WantSame(t testing.TB, before Inventory, allowed ...string) {
 			break
 		}
 	}
+	if most := 40; len(diff) > most {
+		diff = append(diff[:most], fmt.Sprintf("and %d more", len(diff)-most))
+	}
 	t.Errorf("%s is not as it was:\n  %s", h.Name, strings.Join(diff, "\n  "))
 }
 
@@ -140,6 +145,17 @@ func (h *Host) processes() (list, spaces []string, err error) {
 		}
 	}
 	return list, spaces, nil
+}
+
+// foreignCgroup says whether a cgroup is that of a pod of another host; the machine has one tree of them for all.
+func (h *Host) foreignCgroup(dir string) bool {
+	for _, other := range h.lab.Hosts {
+		_, name, ok := strings.Cut(filepath.Base(dir), "-")
+		if other != h && ok && strings.HasSuffix(dir, pod.CgroupPath(other.Root, name)) {
+			return true
+		}
+	}
+	return false
 }
 
 // heldNetNS is the network namespaces that a process holds open.

@@ -13,13 +13,12 @@ import (
 
 // Pod is what to run. Its address ends in Number, in both families, and so does its MAC.
 type Pod struct {
-	Name     string
-	Rootfs   string
-	Number   byte
-	Args     []string
-	UID, GID uint32 // not 0: the pod is made from a bundle, because zap pod run has no flag for it
-	Terminal bool
-	Flags    []string // more flags of zap pod run
+	Name   string
+	Rootfs string
+	Number byte
+	Args   []string
+	Bundle bool     // give it as an OCI bundle instead of flags
+	Flags  []string // more flags of zap pod run
 }
 
 // Addr is host:port of a port of the pod.
@@ -37,30 +36,26 @@ func (p Pod) Network() string {
 func (h *Host) RunPod(t testing.TB, p Pod) {
 	t.Helper()
 	args := []string{"pod", "run", "-d", "--network", p.Network()}
-	if p.UID != 0 || p.Terminal {
+	if p.Bundle {
 		args = append(args, "--bundle", h.bundle(t, p))
 	} else {
 		args = append(args, "--rootfs", p.Rootfs)
 	}
 	args = append(append(args, p.Flags...), p.Name)
-	if p.UID == 0 && !p.Terminal {
+	if !p.Bundle {
 		args = append(append(args, "--"), p.Args...)
 	}
 	h.Zap(t, args...)
 }
 
-// bundle writes a bundle for what flags can't say.
+// bundle writes a bundle: what runc spec would write, but for the program.
 func (h *Host) bundle(t testing.TB, p Pod) string {
 	t.Helper()
 	s := spec.Default()
 	s.Root.Path, s.Root.Readonly = p.Rootfs, false
 	s.Hostname = p.Name
 	s.Process.Args = p.Args
-	s.Process.User.UID, s.Process.User.GID = p.UID, p.GID
-	s.Process.Terminal = p.Terminal
-	if p.UID != 0 {
-		s.Process.Capabilities = nil
-	}
+	s.Process.Terminal = false
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		t.Fatal(err)

@@ -81,15 +81,18 @@ func TestPostgres(t *testing.T) {
 	tr := newTrip(t)
 	rootfs, server := PostgresRootfs(t)
 	pod := Pod{
-		Name: tr.PodName("postgres"), Rootfs: rootfs, Number: 52, UID: postgresUser, GID: postgresUser,
+		Name: tr.PodName("postgres"), Rootfs: rootfs, Number: 52, Flags: []string{"--user", itoa(postgresUser)},
 		Args: []string{server, "-D", "/data"},
 	}
 	tr.alpha.RunPod(t, pod)
-	if conn, err := tr.client.Dial(pod.Addr(5432), 30*time.Second); err != nil {
-		t.Fatal(err)
-	} else {
-		conn.Close()
-	}
+	psql := filepath.Join(newestPostgres(t), "psql")
+	WaitFor(t, time.Minute, "PostgreSQL to take connections", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
+		defer cancel()
+		cmd := enter(ctx, tr.client, psql, "-X", "-c", "select 1")
+		cmd.Env = database(pod)
+		return execute(ctx, cmd).Err == nil
+	})
 	pgbench(t, tr.client, pod, "-i", "-q", "-s", "2").wait(t)
 
 	open := newSession(t, tr.client, pod)

@@ -28,6 +28,9 @@ type Counter struct {
 	stop  chan struct{}
 	done  chan struct{}
 
+	closed bool
+	resent uint32 // when it was closed
+
 	mu      sync.Mutex
 	value   int64
 	samples []Sample
@@ -126,7 +129,7 @@ func (c *Counter) WantProgress(t testing.TB) {
 	}
 }
 
-// Stop ends the client and answers with what it has seen. It can be called again.
+// Stop ends the client, closes its connection and answers with what it has seen. It can be called again.
 func (c *Counter) Stop() CounterReport {
 	select {
 	case <-c.stop:
@@ -146,7 +149,12 @@ func (c *Counter) Stop() CounterReport {
 			report.Worst = s
 		}
 	}
-	report.Retransmits, _ = Retransmits(c.conn)
+	if !c.closed {
+		c.closed = true
+		c.resent, _ = Retransmits(c.conn)
+		c.conn.Close()
+	}
+	report.Retransmits = c.resent
 	return report
 }
 

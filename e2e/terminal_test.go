@@ -13,39 +13,52 @@ import (
 
 // typist is who sits at a terminal: it types, and waits for what it wants to see.
 type typist struct {
-	t  *testing.T
-	to io.Writer
+	t *testing.T
 
 	mu   sync.Mutex
-	seen strings.Builder
+	to   io.Writer
+	from io.Reader
+	seen strings.Builder // on every screen so far
 	err  error
 }
 
 func newTypist(t *testing.T, to io.Writer, from io.Reader) *typist {
-	ty := &typist{t: t, to: to}
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			n, err := from.Read(buf)
-			ty.mu.Lock()
-			ty.seen.Write(buf[:n])
-			ty.err = err
-			ty.mu.Unlock()
-			if err != nil {
-				return
-			}
-		}
-	}()
+	ty := &typist{t: t}
+	ty.sit(to, from)
 	return ty
+}
+
+// sit changes to another keyboard and screen.
+func (ty *typist) sit(to io.Writer, from io.Reader) {
+	ty.mu.Lock()
+	ty.to, ty.from, ty.err = to, from, nil
+	ty.mu.Unlock()
+	go ty.watch(from)
+}
+
+func (ty *typist) watch(from io.Reader) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := from.Read(buf)
+		ty.mu.Lock()
+		ty.seen.Write(buf[:n])
+		if err != nil && ty.from == from {
+			ty.err = err
+		}
+		ty.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
 }
 
 // do types keys and waits until the screen shows what is wanted, which the keys themselves must not contain.
 func (ty *typist) do(keys, want string) {
 	ty.t.Helper()
 	ty.mu.Lock()
-	from := ty.seen.Len()
+	from, to := ty.seen.Len(), ty.to
 	ty.mu.Unlock()
-	if _, err := io.WriteString(ty.to, keys); err != nil {
+	if _, err := io.WriteString(to, keys); err != nil {
 		ty.t.Fatalf("type %q: %v", keys, err)
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -130,43 +143,22 @@ func TestTerminal(t *testing.T) {
 // on the one host and comes back on the other.
 func TestPodTerminal(t *testing.T) {
 	tr := newTrip(t)
-	pod := Pod{Name: tr.PodName("bash"), Rootfs: ShellRootfs(t), Number: 55, Terminal: true, Args: []string{"/bin/bash", "--norc", "-i"}}
-	pod.Flags = []string{"--env", "TERM=xterm", "--env", "PS1=ready$ ", "--env", "HOME=/root"}
+	pod := Pod{Name: tr.PodName("bash"), Rootfs: ShellRootfs(t), Number: 55, Args: []string{"/bin/bash", "--norc", "-i"}}
+	pod.Flags = []string{"--tty", "--env", "TERM=xterm", "--env", "PS1=ready$ ", "--env", "HOME=/root"}
 	tr.alpha.RunPod(t, pod)
-	ty, _ := attach(t, tr.alpha, pod.Name)
+	ty := &typist{t: t}
+	ty.sit(attach(t, tr.alpha, pod.Name))
 	ty.do("\r", "ready$")
 	useShell(ty, func() {
 		tr.alpha.Migrate(t, pod.Name, tr.beta)
-		there, leave := attach(t, tr.beta, pod.Name)
-		t.Cleanup(leave)
-		ty.mu.Lock()
-		ty.to = there.to
-		ty.mu.Unlock()
-		go ty.follow(there)
+		ty.sit(attach(t, tr.beta, pod.Name))
 	})
 	tr.wantNothingLeft(t, tr.alpha)
 	tr.beta.Zap(t, "pod", "rm", "--force", pod.Name)
 }
 
-// follow shows on ty's screen what comes on another's.
-func (ty *typist) follow(other *typist) {
-	for shown := 0; ; time.Sleep(5 * time.Millisecond) {
-		other.mu.Lock()
-		text, err := other.seen.String()[shown:], other.err
-		other.mu.Unlock()
-		shown += len(text)
-		ty.mu.Lock()
-		ty.seen.WriteString(text)
-		ty.err = err
-		ty.mu.Unlock()
-		if err != nil {
-			return
-		}
-	}
-}
-
 // attach sits down at a pod's terminal.
-func attach(t *testing.T, h *Host, pod string) (ty *typist, leave func()) {
+func attach(t *testing.T, h *Host, pod string) (keys io.Writer, screen io.Reader) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := h.Command(ctx, Binary(t), h.zapArgs("pod", "attach", pod)...)
@@ -174,7 +166,7 @@ func attach(t *testing.T, h *Host, pod string) (ty *typist, leave func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	screen, in, err := os.Pipe()
+	out, in, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,18 +176,12 @@ func attach(t *testing.T, h *Host, pod string) (ty *typist, leave func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone := make(chan struct{})
-	go func() {
-		processes.wait(cmd)
-		close(gone)
-	}()
-	leave = func() {
+	t.Cleanup(func() {
 		cancel()
-		<-gone
-		screen.Close()
-	}
-	t.Cleanup(leave)
-	return newTypist(t, keys, screen), leave
+		processes.wait(cmd)
+		out.Close()
+	})
+	return keys, out
 }
 
 // TestStreams moves a pod that writes and reads pipes: its log has every line once and in order, on the host where it is, and

@@ -6,12 +6,13 @@ import (
 )
 
 // TestTwins moves two pods with the same pids and ports inside, at the same time, to a host where a third one has them too.
+// One of them comes from an OCI bundle.
 func TestTwins(t *testing.T) {
 	tr := newTrip(t)
 	var pods []Pod
 	var counters []*Counter
 	for i, h := range []*Host{tr.alpha, tr.alpha, tr.beta} {
-		p := Pod{Name: tr.PodName(string(rune('x'+i)) + "twin"), Rootfs: RedisRootfs(t), Number: byte(60 + i), Args: redisArgs()}
+		p := Pod{Name: tr.PodName(string(rune('x'+i)) + "twin"), Rootfs: RedisRootfs(t), Number: byte(60 + i), Args: redisArgs(), Bundle: i == 1}
 		h.RunPod(t, p)
 		counters = append(counters, NewCounter(t, tr.client, p.Addr(6379), "n", time.Millisecond))
 		pods = append(pods, p)
@@ -46,12 +47,10 @@ func TestTwins(t *testing.T) {
 			t.Errorf("client of %s: %v", pods[i].Name, r.Err)
 		}
 	}
+	for i, h := range []*Host{tr.alpha, tr.alpha, tr.beta} {
+		h.Zap(t, "pod", "rm", "--force", pods[i].Name)
+	}
 	for _, h := range tr.Hosts {
-		for _, p := range h.Pods(t) {
-			if id, ok := p["id"].(string); ok {
-				h.Zap(t, "pod", "rm", "--force", id)
-			}
-		}
 		tr.wantNothingLeft(t, h)
 	}
 }
