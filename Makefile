@@ -40,11 +40,11 @@ fmt: ## Format the Go files
 
 .PHONY: bench
 bench: deps build ## Compare with runc and crun in one interleaved run, print the table
-	ZAP=$(CURDIR)/bin/zap bash e2e/bench.sh
+	ZAP=$(CURDIR)/bin/zap go run -buildvcs=false ./e2e/bench
 
 .PHONY: demo
 demo: deps build ## Move a redis under load between two hosts made of network namespaces, print what happened
-	ZAP=$(CURDIR)/bin/zap bash e2e/demo.sh
+	ZAP=$(CURDIR)/bin/zap go run -buildvcs=false ./e2e/demo
 
 .PHONY: install
 install: build ## Install bin/zap into $(prefix)/bin (DESTDIR is honoured)
