@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -598,6 +599,52 @@ func TestTerminal(t *testing.T) {
 	out := readTerminal(t, <-master)
 	if want := "/dev/pts/0\r\n33 77\r\nword\r\nconsole\r\n"; out != want {
 		t.Errorf("got  %q\nwant %q", out, want)
+	}
+}
+
+// TestConsoleSocket takes the terminal over a unix socket, as conmon and containerd do.
+func TestConsoleSocket(t *testing.T) {
+	l := newLab(t)
+	b := l.bundle("tty; stty -a 2>/dev/null | grep -o -E -e '-?onlcr'")
+	b.Spec.Process.Terminal = true
+	socket := filepath.Join(t.TempDir(), "console")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	master := make(chan *os.File, 1)
+	go func() {
+		defer close(master)
+		conn, err := listener.AcceptUnix()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		data, control := make([]byte, 64), make([]byte, 64)
+		_, n, _, _, err := conn.ReadMsgUnix(data, control)
+		messages, perr := unix.ParseSocketControlMessage(control[:n])
+		if err != nil || perr != nil || len(messages) != 1 {
+			return
+		}
+		if fds, err := unix.ParseUnixRights(&messages[0]); err == nil {
+			master <- os.NewFile(uintptr(fds[0]), string(data))
+		}
+	}()
+	c, err := l.runtime.Create(l.ctx, "one", b, CreateOptions{ConsoleSocket: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.remove(c) })
+	if err := c.Start(l.ctx); err != nil {
+		t.Fatal(err)
+	}
+	terminal := <-master
+	if terminal == nil {
+		t.Fatal("no descriptor came")
+	}
+	if out := readTerminal(t, terminal); out != "/dev/pts/0\n-onlcr\n" {
+		t.Errorf("got %q", out)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"text/tabwriter"
 	"time"
 
@@ -20,6 +21,10 @@ func newListCommand(g *globals) *cobra.Command {
 		Short: "List containers",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// The default directory is not there before the first container; another one that is not there is a mistake.
+			if _, err := os.Stat(g.root); err != nil && g.root != defaultRoot {
+				return fmt.Errorf("list containers: %w", err)
+			}
 			all, err := runtime.New(g.root, g.log).List()
 			if err != nil {
 				if len(all) == 0 {
