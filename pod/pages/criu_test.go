@@ -207,3 +207,42 @@ func shm() string {
 	}
 	return "/dev/shm"
 }
+
+// TestFailedMoveLeavesTheProcessRunning dumps into a tmpfs that is too small: the dump fails, and the program runs on with its memory.
+func TestFailedMoveLeavesTheProcessRunning(t *testing.T) {
+	criu := findCRIU(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	work := t.TempDir()
+	process := startChild(t, work)
+	source, target := connPair(t)
+	sender, err := pages.NewSender(source, pages.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sender.Close()
+	dir, err := os.Open(smallTmpfs(t, "8m"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	sent, received := make(chan error, 1), make(chan error, 1)
+	go func() { _, err := sender.Run(ctx); sent <- err }()
+	go func() { _, err := pages.Receive(ctx, target, dir, pages.Limits{}); received <- err }()
+	if err := dump(ctx, criu, process.Process.Pid, t.TempDir(), sender); err == nil {
+		t.Error("the dump succeeded")
+	}
+	if err := <-sent; err == nil {
+		t.Error("the sender succeeded")
+	}
+	if err := <-received; !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("receiver: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "look"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, filepath.Join(work, "found"))
+	if found, err := os.ReadFile(filepath.Join(work, "found")); err != nil || string(found) != "intact" {
+		t.Errorf("the program found its memory %q, %v", found, err)
+	}
+}
