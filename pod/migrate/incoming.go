@@ -261,18 +261,18 @@ func (in *incoming) store(ctx context.Context, bulk *stream.Conn) error {
 		if err := f.JSON(&s); err != nil {
 			return err
 		}
-		// With the lower layers there, the pod's root file system can be made.
-		if s.Kind != sectionLayer && !supervised {
-			supervised = true
-			if err := in.supervise(ctx); err != nil {
-				return err
-			}
-		}
 		if s.Kind == sectionEnd {
 			return nil
 		}
 		if err := in.storeSection(ctx, bulk, &s); err != nil {
 			return err
+		}
+		// Not earlier: an overlay keeps the mode that its upper directory has when it is made.
+		if s.Kind == sectionUpper && !supervised {
+			supervised = true
+			if err := in.supervise(ctx); err != nil {
+				return err
+			}
 		}
 	}
 }
