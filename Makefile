@@ -40,11 +40,13 @@ fmt: ## Format the Go files
 
 .PHONY: bench
 bench: deps build ## Compare with runc and crun in one interleaved run, print the table
-	ZAP=$(CURDIR)/bin/zap go run -buildvcs=false ./e2e/bench
+	@go build -buildvcs=false -o build/bench ./e2e/bench
+	@ZAP=$(CURDIR)/bin/zap build/bench -o docs/bench.md
 
 .PHONY: demo
 demo: deps build ## Move a redis under load between two hosts made of network namespaces, print what happened
-	ZAP=$(CURDIR)/bin/zap go run -buildvcs=false ./e2e/demo
+	@go build -buildvcs=false -o build/demo ./e2e/demo
+	@ZAP=$(CURDIR)/bin/zap build/demo -o build/demo.png
 
 .PHONY: install
 install: build ## Install bin/zap into $(prefix)/bin (DESTDIR is honoured)
@@ -52,7 +54,7 @@ install: build ## Install bin/zap into $(prefix)/bin (DESTDIR is honoured)
 
 .PHONY: clean
 clean: ## Remove what build made
-	rm -rf bin
+	rm -rf bin build
 
 .PHONY: help
 help: ## List the targets

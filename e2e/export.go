@@ -22,3 +22,10 @@ func Descendants() ([]Process, error) { return descendants() }
 
 // Command prepares a command in the namespace.
 func (n NetNS) Command(ctx context.Context, argv ...string) *exec.Cmd { return enter(ctx, n, argv...) }
+
+// Samples is a copy of what the client has measured so far.
+func (c *Counter) Samples() []Sample {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]Sample(nil), c.samples...)
+}

@@ -32,9 +32,11 @@ var ranks = map[string]int{
 	"pod":           4,
 	"pod/preflight": 5,
 	"pod/migrate":   6, "pod/barrier": 6,
-	"pod/peer": 7,
-	"cmd/zap":  8,
-	"e2e":      9,
+	"pod/peer":  7,
+	"cmd/zap":   8,
+	"e2e":       9,
+	"e2e/stage": 10,
+	"e2e/bench": 11, "e2e/demo": 11,
 }
 
 // callsKernel is the packages that may import golang.org/x/sys/unix.
@@ -66,7 +68,7 @@ func repository(t *testing.T, visit func(path string)) {
 			return err
 		}
 		rel, _ := filepath.Rel("..", p)
-		if d.IsDir() && slices.Contains([]string{".git", "bin", "dist"}, rel) {
+		if d.IsDir() && slices.Contains([]string{".git", "bin", "build", "dist"}, rel) {
 			return filepath.SkipDir
 		}
 		if d.Type().IsRegular() {

@@ -11,9 +11,10 @@ import (
 	"github.com/zap-migrate/zap/e2e"
 )
 
-// What a redis is filled with: values of valueSize bytes, every other one random bytes that don't compress, the rest words.
+// What a redis is filled with: values of valueSize bytes, every other one random bytes that don't compress, the rest words. With
+// what redis puts around it a value is 16 KiB, so that the redis is hardly larger than its data.
 const (
-	valueSize = 16 << 10
+	valueSize = 16<<10 - 16
 	pipeline  = 64
 )
 
@@ -42,14 +43,15 @@ func fill(t testing.TB, from e2e.NetNS, address string, size int) {
 	in, out := bufio.NewReader(conn), bufio.NewWriterSize(conn, 1<<20)
 	noise, dice := rand.NewChaCha8([32]byte{1}), rand.New(rand.NewPCG(1, 2))
 	value, owed := make([]byte, valueSize), 0
-	for i := range size / valueSize {
+	count := size / (16 << 10)
+	for i := range count {
 		if i%2 == 0 {
 			noise.Read(value)
 		} else {
 			writeWords(value, dice)
 		}
 		fmt.Fprintf(out, "*3\r\n$3\r\nSET\r\n$12\r\nfill:%07d\r\n$%d\r\n%s\r\n", i, valueSize, value)
-		if owed++; owed == pipeline || i == size/valueSize-1 {
+		if owed++; owed == pipeline || i == count-1 {
 			if err := out.Flush(); err != nil {
 				t.Fatalf("fill redis: %v", err)
 			}

@@ -85,7 +85,10 @@ func benchSize(t testing.TB, s settings, mb int) sizeResult {
 			}
 			fmt.Fprintf(os.Stderr, "%5d MB, move %2d of %d", mb, i+1, s.moves)
 			if s.only != "byhand" {
-				rate := zerosBetween(t, from, to, int64(mb)<<20)
+				var rate float64
+				if mb >= 1024 {
+					rate = zerosBetween(t, from, to, int64(mb)<<20)
+				}
 				z := c.moveZap(from, to)
 				z.zeros = rate
 				r.zap = append(r.zap, z)
@@ -118,12 +121,28 @@ func newContest(t *sub, mb int, both bool) *contest {
 	alpha := l.Host("alpha")
 	c.byhand = newByhand(t, l, c.meter, hand)
 	c.byhand.start(alpha)
-	fill(t, c.client, hand.Addr(6379), mb<<20)
 	if both {
 		alpha.RunPod(t, c.zap)
+	}
+	c.warm(both)
+	fill(t, c.client, hand.Addr(6379), mb<<20)
+	if both {
 		fill(t, c.client, c.zap.Addr(6379), mb<<20)
 	}
 	return c
+}
+
+// warm moves both pods there and back once, still empty: afterwards both hosts have the root file system, CRIU's probe of the
+// kernel and everything that was read from disk.
+func (c *contest) warm(both bool) {
+	c.t.Helper()
+	alpha, beta := c.lab.Hosts[0], c.lab.Hosts[1]
+	for _, hop := range [][2]*e2e.Host{{alpha, beta}, {beta, alpha}} {
+		c.byhand.move(hop[0], hop[1])
+		if both {
+			hop[0].Migrate(c.t, c.zap.Name, hop[1])
+		}
+	}
 }
 
 // watch has a client count on one connection while f moves the pod, and answers with its worst reply.

@@ -74,7 +74,10 @@ func (r *report) command() string {
 	}
 	text := fmt.Sprintf("BENCH_MOVES=%d BENCH_RUNS=%d BENCH_SIZES=%s make bench", r.settings.moves, r.runs, strings.Join(sizes, ","))
 	if text == "BENCH_MOVES=10 BENCH_RUNS=100 BENCH_SIZES=10,300,2048 make bench" {
-		return "make bench"
+		text = "make bench"
+	}
+	if r.only != "" {
+		text = "BENCH_ONLY=" + r.only + " " + text
 	}
 	return text
 }
@@ -162,7 +165,6 @@ That is **%.0f %%**. zap compresses where it pays, so it may be above 100 %%.
 }
 
 func (r *report) writeMemory(b *strings.Builder) {
-	b.WriteString("### Memory of zap's own processes\n\nThe most that was resident (`VmHWM`), the worst of all moves.\n\n| data |")
 	peaks := map[int]map[string]int64{}
 	names := map[string]bool{}
 	for _, s := range r.moves {
@@ -171,7 +173,11 @@ func (r *report) writeMemory(b *strings.Builder) {
 			names[name] = true
 		}
 	}
+	if len(names) == 0 {
+		return
+	}
 	columns := slices.Sorted(maps.Keys(names))
+	b.WriteString("### Memory of zap's own processes\n\nThe most that was resident (`VmHWM`), the worst of all moves.\n\n| data |")
 	for _, name := range columns {
 		fmt.Fprintf(b, " %s |", name)
 	}
