@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/zap-migrate/zap/network/stream"
 	"github.com/zap-migrate/zap/pod"
@@ -28,13 +29,8 @@ type files struct {
 
 	before *stream.Index // the pod's own layer as it was sent
 	logged int64         // bytes of the log that were sent
-	sent   int64         // bytes of file content that were sent
-	delta  chan deltaResult
-}
-
-type deltaResult struct {
-	change stream.Change
-	err    error
+	sent   atomic.Int64  // bytes of file content that were sent
+	delta  chan error
 }
 
 // own is the directory that holds the pod's own files: the overlay's upper
@@ -82,7 +78,7 @@ func (f *files) sendTree(ctx context.Context, bulk *stream.Conn, s section, root
 		return err
 	}
 	stats, err := stream.Send(ctx, bulk, root, change)
-	f.sent += stats.Bytes
+	f.sent.Add(stats.Bytes)
 	return err
 }
 
@@ -116,26 +112,45 @@ func (f *files) sendLog(bulk *stream.Conn) error {
 		}
 		size -= int64(n)
 		f.logged += int64(n)
-		f.sent += int64(n)
+		f.sent.Add(int64(n))
 	}
 	return nil
 }
 
-// startDelta looks, beside the dump, for what changed since sendLive. The pod is frozen.
-func (f *files) startDelta(ctx context.Context) {
-	f.delta = make(chan deltaResult, 1)
-	go func() {
-		var r deltaResult
-		r.change, r.err = f.changes()
-		if f.pod.Supervised() {
-			// All that the pod has written is in the log before the log is sent.
-			_, err := pod.Ask(ctx, f.pod.Dir(), pod.Request{Op: pod.OpDrain})
-			if r.err == nil {
-				r.err = err
-			}
+// startDelta finds and sends, beside the dump, the last state of everything but
+// memory: changed files, the tmpfs trees, the rest of the log. The pod is frozen.
+func (f *files) startDelta(ctx context.Context, lane *stream.Conn) {
+	f.delta = make(chan error, 1)
+	go func() { f.delta <- f.sendDelta(ctx, lane) }()
+}
+
+func (f *files) sendDelta(ctx context.Context, lane *stream.Conn) error {
+	change, err := f.changes()
+	if err != nil {
+		return err
+	}
+	if err := f.sendTree(ctx, lane, section{Kind: sectionUpper, Final: true}, own(f.bundle), change); err != nil {
+		return err
+	}
+	for _, m := range f.mounts.Trees {
+		root := fmt.Sprintf("/proc/%d/root%s", f.pid, m.Target)
+		index, err := stream.Scan(root)
+		if err != nil {
+			return err
 		}
-		f.delta <- r
-	}()
+		if err := f.sendTree(ctx, lane, section{Kind: sectionTree, Name: m.Key}, root, index.All()); err != nil {
+			return err
+		}
+	}
+	if f.pod.Supervised() { // all that the pod has written is in the log before the log is sent
+		if _, err := pod.Ask(ctx, f.pod.Dir(), pod.Request{Op: pod.OpDrain}); err != nil {
+			return err
+		}
+	}
+	if err := f.sendLog(lane); err != nil {
+		return err
+	}
+	return lane.WriteJSON(frameSection, section{Kind: sectionEnd})
 }
 
 func (f *files) changes() (stream.Change, error) {
@@ -194,33 +209,18 @@ func mappedFiles(p *pod.Pod) map[string]bool {
 	return mapped
 }
 
-// sendFrozen sends the last state of everything but memory: changed files, the
-// tmpfs trees, the rest of the log and CRIU's metadata.
-func (f *files) sendFrozen(ctx context.Context, bulk *stream.Conn, images *os.File) error {
-	r := <-f.delta
-	if r.err != nil {
-		return r.err
-	}
-	if err := f.sendTree(ctx, bulk, section{Kind: sectionUpper, Final: true}, own(f.bundle), r.change); err != nil {
-		return err
-	}
-	for _, m := range f.mounts.Trees {
-		root := fmt.Sprintf("/proc/%d/root%s", f.pid, m.Target)
-		index, err := stream.Scan(root)
-		if err != nil {
-			return err
-		}
-		if err := f.sendTree(ctx, bulk, section{Kind: sectionTree, Name: m.Key}, root, index.All()); err != nil {
-			return err
-		}
-	}
-	if err := f.sendLog(bulk); err != nil {
-		return err
-	}
+// sendImages waits for what startDelta sends and sends CRIU's metadata.
+func (f *files) sendImages(ctx context.Context, bulk *stream.Conn, images *os.File) error {
 	root := descriptorPath(images)
 	index, err := stream.Scan(root)
 	if err != nil {
 		return err
 	}
-	return f.sendTree(ctx, bulk, section{Kind: sectionImages}, root, index.All())
+	if err := f.sendTree(ctx, bulk, section{Kind: sectionImages}, root, index.All()); err != nil {
+		return err
+	}
+	if err := <-f.delta; err != nil {
+		return err
+	}
+	return bulk.WriteJSON(frameSection, section{Kind: sectionEnd})
 }

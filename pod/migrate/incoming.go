@@ -20,6 +20,12 @@ import (
 // errAborted is the source's word that the pod stays there.
 var errAborted = errors.New("the source has called the move off")
 
+// laneConn is a bulk connection and what it is for.
+type laneConn struct {
+	lane int
+	conn *stream.Conn
+}
+
 // incoming is one pod on its way in.
 type incoming struct {
 	target  *Target
@@ -32,7 +38,8 @@ type incoming struct {
 	log     *slog.Logger
 
 	failures chan pod.ArrivalWord // of the supervisor
-	bulkCame chan *stream.Conn
+	laneCame chan laneConn
+	came     [laneCount]bool // guarded by the target's lock
 	over     chan struct{}
 
 	mu      sync.Mutex
@@ -106,19 +113,27 @@ func (in *incoming) receive(ctx context.Context, cancel context.CancelCauseFunc)
 	}
 	frames := make(chan uint8, 4)
 	go in.listen(frames, cancel)
-	bulk, err := in.awaitBulk(ctx)
+	lanes, err := in.awaitLanes(ctx)
 	if err != nil {
 		return err
 	}
-	defer bulk.Close()
-	stopBulk := context.AfterFunc(ctx, func() { bulk.Stop(context.Cause(ctx)) })
-	defer stopBulk()
 	if err := in.journal.Enter(Receiving); err != nil {
 		return err
 	}
-	stored := make(chan error, 1)
-	go func() { stored <- in.store(ctx, bulk) }()
-	announced := false
+	stored := make(chan error, len(lanes))
+	for _, lane := range lanes {
+		defer lane.Close()
+		stop := context.AfterFunc(ctx, func() { lane.Stop(context.Cause(ctx)) })
+		defer stop()
+		go func() { stored <- in.store(ctx, lane) }()
+	}
+	return in.follow(ctx, frames, stored)
+}
+
+// follow waits until both lanes have brought everything, takes the address over when
+// the pod is frozen, and lets the pod be restored.
+func (in *incoming) follow(ctx context.Context, frames <-chan uint8, stored <-chan error) error {
+	announced, open := false, laneCount
 	for {
 		select {
 		case <-ctx.Done():
@@ -135,7 +150,9 @@ func (in *incoming) receive(ctx context.Context, cancel context.CancelCauseFunc)
 			if err != nil {
 				return firstOf(context.Cause(ctx), err)
 			}
-			return in.restore(ctx)
+			if open--; open == 0 {
+				return in.restore(ctx)
+			}
 		case w := <-in.failures:
 			return fmt.Errorf("take the pod in: %s", w.Error)
 		}
@@ -151,7 +168,7 @@ func firstOf(errs ...error) error {
 	return nil
 }
 
-// register makes the token good for one bulk connection.
+// register makes the token good for one connection of each lane.
 func (in *incoming) register() {
 	t := in.target
 	t.mu.Lock()
@@ -162,15 +179,27 @@ func (in *incoming) register() {
 	t.moves[in.token] = in
 }
 
-func (in *incoming) awaitBulk(ctx context.Context) (*stream.Conn, error) {
-	select {
-	case c := <-in.bulkCame:
-		return c, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-time.After(10 * time.Second):
-		return nil, errors.New("the source did not connect for the files and the memory")
+// awaitLanes waits for the source's bulk connections.
+func (in *incoming) awaitLanes(ctx context.Context) (lanes [laneCount]*stream.Conn, err error) {
+	late := time.After(10 * time.Second)
+	for range lanes {
+		select {
+		case c := <-in.laneCame:
+			lanes[c.lane] = c.conn
+			continue
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		case <-late:
+			err = errors.New("the source did not connect for the files and the memory")
+		}
+		for _, c := range lanes {
+			if c != nil {
+				_ = c.Close()
+			}
+		}
+		return lanes, err
 	}
+	return lanes, nil
 }
 
 // listen reads the control connection. An abort or the loss of the connection
@@ -248,7 +277,6 @@ func localBundle(root, dir string, o *Offer) *spec.Bundle {
 
 // store takes the sections of the bulk connection in.
 func (in *incoming) store(ctx context.Context, bulk *stream.Conn) error {
-	supervised := false
 	for {
 		f, err := bulk.Read()
 		if err != nil {
@@ -268,8 +296,7 @@ func (in *incoming) store(ctx context.Context, bulk *stream.Conn) error {
 			return err
 		}
 		// Not earlier: an overlay keeps the mode that its upper directory has when it is made.
-		if s.Kind == sectionUpper && !supervised {
-			supervised = true
+		if s.Kind == sectionUpper && in.supervisor() == nil {
 			if err := in.supervise(ctx); err != nil {
 				return err
 			}

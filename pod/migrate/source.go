@@ -45,7 +45,8 @@ type Source struct {
 	guard   *guard
 	offer   *Offer
 	control *control
-	bulk    *stream.Conn
+	bulk    *stream.Conn // laneMemory
+	side    *stream.Conn // laneFiles
 	binary  *criu.Binary
 	session *criu.Session
 	sender  *pages.Sender
@@ -129,16 +130,30 @@ func (s *Source) ask(ctx context.Context) error {
 	if s.offer.Check {
 		return nil
 	}
-	if s.bulk, err = s.Dialer.Dial(ctx); err != nil {
+	s.files.missing = a.Missing
+	var limit *stream.Limiter
+	if s.Options.Bandwidth > 0 {
+		limit = stream.NewLimiter(s.Options.Bandwidth)
+	}
+	if s.bulk, err = s.openLane(ctx, laneMemory, a.Token, limit); err != nil {
 		return err
 	}
-	s.bulk.SetIdle(s.Options.Idle)
-	if s.Options.Bandwidth > 0 {
-		s.bulk.SetLimiter(stream.NewLimiter(s.Options.Bandwidth))
+	s.side, err = s.openLane(ctx, laneFiles, a.Token, limit)
+	return err
+}
+
+// openLane makes one bulk connection of the move.
+func (s *Source) openLane(ctx context.Context, lane int, token string, limit *stream.Limiter) (*stream.Conn, error) {
+	conn, err := s.Dialer.Dial(ctx)
+	if err != nil {
+		return nil, err
 	}
-	s.control.onLost(func(cause error) { s.bulk.Stop(cause) })
-	s.files.missing = a.Missing
-	return s.bulk.WriteJSON(frameAttach, attach{Token: a.Token})
+	conn.SetIdle(s.Options.Idle)
+	if limit != nil {
+		conn.SetLimiter(limit)
+	}
+	s.control.onLost(func(cause error) { conn.Stop(cause) })
+	return conn, conn.WriteJSON(frameAttach, attach{Token: token, Lane: lane})
 }
 
 // move is everything from the first file to the verdict.
@@ -234,7 +249,7 @@ func (s *Source) freeze(ctx context.Context) error {
 	if err := s.control.conn.WriteJSON(frameFrozen, struct{}{}); err != nil {
 		return err
 	}
-	s.files.startDelta(ctx)
+	s.files.startDelta(ctx, s.side)
 	if err := s.control.wait(ctx, frameAnnounced); err != nil {
 		return err
 	}
@@ -260,10 +275,7 @@ func (s *Source) park(ctx context.Context, memory <-chan error) error {
 	if err := <-memory; err != nil {
 		return fmt.Errorf("send memory: %w", err)
 	}
-	if err := s.files.sendFrozen(ctx, s.bulk, s.images); err != nil {
-		return err
-	}
-	if err := s.bulk.WriteJSON(frameSection, section{Kind: sectionEnd}); err != nil {
+	if err := s.files.sendImages(ctx, s.bulk, s.images); err != nil {
 		return err
 	}
 	s.timings.mark("sent", s.frozen)
@@ -401,8 +413,10 @@ func (s *Source) close() {
 	if s.control != nil {
 		s.control.close()
 	}
-	if s.bulk != nil {
-		_ = s.bulk.Close()
+	for _, conn := range []*stream.Conn{s.bulk, s.side} {
+		if conn != nil {
+			_ = conn.Close()
+		}
 	}
 	if s.session != nil {
 		_ = s.session.Close()
@@ -450,7 +464,8 @@ func (s *Source) progress(what string, total int64) (stop func()) {
 
 // bytes counts what went over the wire, and how much of it was no memory.
 func (s *Source) bytes() (all, ofFiles int64) {
-	bulk, control := s.bulk.Meter().Counts(), s.control.conn.Meter().Counts()
-	all = bulk.WireSent + control.WireSent
-	return all, s.files.sent
+	for _, conn := range []*stream.Conn{s.control.conn, s.bulk, s.side} {
+		all += conn.Meter().Counts().WireSent
+	}
+	return all, s.files.sent.Load()
 }

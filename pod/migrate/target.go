@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,7 +53,7 @@ func (t *Target) Handle(ctx context.Context, conn *stream.Conn, from string) err
 		if err := f.JSON(&a); err != nil {
 			return err
 		}
-		return t.attach(ctx, conn, a.Token)
+		return t.attach(ctx, conn, &a)
 	case frameQuery:
 		var q query
 		if err := f.JSON(&q); err != nil {
@@ -65,15 +66,24 @@ func (t *Target) Handle(ctx context.Context, conn *stream.Conn, from string) err
 }
 
 // attach gives a bulk connection to the move that it belongs to.
-func (t *Target) attach(ctx context.Context, conn *stream.Conn, token string) error {
-	t.mu.Lock()
-	in := t.moves[token]
-	delete(t.moves, token) // good for one connection
-	t.mu.Unlock()
-	if in == nil {
-		return fmt.Errorf("%s: no move has the token that it shows", conn)
+func (t *Target) attach(ctx context.Context, conn *stream.Conn, a *attach) error {
+	if a.Lane < 0 || a.Lane >= laneCount {
+		return fmt.Errorf("%s: lane %d is unknown", conn, a.Lane)
 	}
-	in.bulkCame <- conn
+	t.mu.Lock()
+	in := t.moves[a.Token]
+	taken := in == nil || in.came[a.Lane]
+	if !taken {
+		in.came[a.Lane] = true
+		if !slices.Contains(in.came[:], false) {
+			delete(t.moves, a.Token) // it has served
+		}
+	}
+	t.mu.Unlock()
+	if taken {
+		return fmt.Errorf("%s: no move waits for the token that it shows", conn)
+	}
+	in.laneCame <- laneConn{a.Lane, conn}
 	select {
 	case <-in.over:
 	case <-ctx.Done():
@@ -98,7 +108,7 @@ func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Of
 	}
 	in := &incoming{
 		target: t, conn: conn, offer: o, from: from, dir: filepath.Join(t.Runtime.Root(), o.Pod), missing: missing,
-		token: pod.NewUID(), failures: make(chan pod.ArrivalWord, 1), bulkCame: make(chan *stream.Conn, 1), over: make(chan struct{}), log: t.Log.With("pod", o.Pod, "from", from),
+		token: pod.NewUID(), failures: make(chan pod.ArrivalWord, 1), laneCame: make(chan laneConn, laneCount), over: make(chan struct{}), log: t.Log.With("pod", o.Pod, "from", from),
 	}
 	defer close(in.over)
 	err = in.run(ctx)

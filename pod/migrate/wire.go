@@ -59,7 +59,16 @@ type reject struct {
 
 type attach struct {
 	Token string `json:"token"`
+	Lane  int    `json:"lane"`
 }
+
+// Lanes of a move: bulk connections, so that the last files need not wait for
+// the memory.
+const (
+	laneMemory = 0 // layers and files before the freeze, memory, CRIU's metadata
+	laneFiles  = 1 // after the freeze: changed files, tmpfs trees, the rest of the log
+	laneCount  = 2
+)
 
 type phaseNote struct {
 	Phase Phase `json:"phase"`
