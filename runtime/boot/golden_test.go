@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -163,5 +164,50 @@ func TestDecode(t *testing.T) {
 	}
 	if mark, err := p.Decode([]byte{0, 0, 0, 0, 0, 0, 0, 0}); err != nil || mark != p.Ops[0].What {
 		t.Errorf("got %q, %v", mark, err)
+	}
+}
+
+// TestGangway runs the gangway with candidates that can and can't be executed, and by way of itself.
+func TestGangway(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		candidates []string
+		output     string
+		errno      unix.Errno // 0: executed
+	}{
+		{"second", []string{"/nothing", "/etc/passwd/x", "/bin/echo"}, "word\n", 0},
+		{"missing", []string{"/nothing", "/etc/passwd/x"}, "", unix.ENOENT},
+		{"directory", []string{"/nothing", "/etc", "/missing"}, "", unix.EACCES},
+		{"itself", []string{"/proc/self/exe"}, "", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parent, child := os.NewFile(uintptr(pair[0]), "parent"), os.NewFile(uintptr(pair[1]), "child")
+			defer parent.Close()
+			gangway := filepath.Join(t.TempDir(), "gangway")
+			if err := os.WriteFile(gangway, gangwayImage(3, len(test.candidates), 77), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(gangway)
+			cmd.Args = append(append([]string{}, test.candidates...), "echo", "word")
+			cmd.ExtraFiles = []*os.File{child}
+			out, err := cmd.Output()
+			child.Close()
+			if string(out) != test.output {
+				t.Errorf("output %q, %v", out, err)
+			}
+			message := make([]byte, 16)
+			n, _ := parent.Read(message)
+			want := []byte{}
+			if test.errno != 0 {
+				want = []byte{77, 0, 0, 0, byte(test.errno), 0, 0, 0}
+			}
+			if !bytes.Equal(message[:max(n, 0)], want) {
+				t.Errorf("report %v, want %v", message[:max(n, 0)], want)
+			}
+		})
 	}
 }
