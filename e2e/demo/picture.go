@@ -93,13 +93,13 @@ func style(size, align float64) text.Style {
 	}
 }
 
-// overview has a dot for each reply.
+// overview has a dot for each reply. Its upward axis is that of the logarithms.
 func overview(began time.Time, moves []*story, samples []e2e.Sample) *plot.Plot {
 	p := newPlot("Every reply of the run", "time since the client began, s", "time until the reply, ms")
 	var points plotter.XYs
-	lowest, highest := math.Inf(1), 0.0
+	lowest, highest := math.Inf(1), math.Inf(-1)
 	for _, s := range samples {
-		y := math.Max(inMillis(s.Took), 0.001)
+		y := math.Log10(math.Max(inMillis(s.Took), 0.001))
 		points = append(points, plotter.XY{X: s.At.Sub(began).Seconds(), Y: y})
 		lowest, highest = math.Min(lowest, y), math.Max(highest, y)
 	}
@@ -110,23 +110,22 @@ func overview(began time.Time, moves []*story, samples []e2e.Sample) *plot.Plot 
 	scatter := &plotter.Scatter{XYs: points, GlyphStyle: draw.GlyphStyle{Color: dots, Radius: 1.3, Shape: draw.CircleGlyph{}}}
 	p.Add(scatter)
 	for _, s := range moves {
-		worst := plotter.XYs{{X: s.worst.At.Sub(began).Seconds(), Y: inMillis(s.worst.Took)}}
+		worst := plotter.XYs{{X: s.worst.At.Sub(began).Seconds(), Y: math.Log10(inMillis(s.worst.Took))}}
 		p.Add(&plotter.Scatter{XYs: worst, GlyphStyle: draw.GlyphStyle{Color: rust, Radius: 3.2, Shape: draw.CircleGlyph{}}})
 	}
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.TickerFunc(decades)
-	p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(lowest))), math.Pow(10, math.Ceil(math.Log10(highest*1.5)))
+	p.Y.Tick.Marker = plot.TickerFunc(decades)
+	p.Y.Min, p.Y.Max = math.Floor(lowest), math.Ceil(highest+0.2)
 	p.X.Min, p.X.Tick.Marker = 0, plot.TickerFunc(rounded)
 	return p
 }
 
-// decades labels the powers of ten as people write them.
+// decades labels whole logarithms with their powers of ten.
 func decades(low, high float64) []plot.Tick {
 	var ticks []plot.Tick
-	for e := math.Round(math.Log10(low)); e <= math.Round(math.Log10(high)); e++ {
-		value := math.Pow(10, e)
-		ticks = append(ticks, plot.Tick{Value: value, Label: fmt.Sprintf("%g", value)})
-		for i := 2.0; i < 10 && i*value <= high; i++ {
-			ticks = append(ticks, plot.Tick{Value: i * value})
+	for e := low; e <= high; e++ {
+		ticks = append(ticks, plot.Tick{Value: e, Label: fmt.Sprintf("%g", math.Pow(10, e))})
+		for i := 2.0; i < 10 && e < high; i++ {
+			ticks = append(ticks, plot.Tick{Value: e + math.Log10(i)})
 		}
 	}
 	return ticks
