@@ -312,10 +312,11 @@ func (s *Supervisor) restore(ctx context.Context) error {
 		return err
 	}
 	// From here on the pod lives here whatever happens.
+	resumed := time.Now()
 	if err != nil {
 		s.log.Error("restore", "pod", s.id, "error", err.Error())
 	}
-	return s.settle(context.WithoutCancel(ctx))
+	return s.settle(context.WithoutCancel(ctx), resumed)
 }
 
 // park is called when every step that can fail is behind: it journals
@@ -371,8 +372,8 @@ func (s *Supervisor) silence() {
 	_ = s.arrival.cgroup.KillNow()
 }
 
-// settle records the pod as running here.
-func (s *Supervisor) settle(ctx context.Context) error {
+// settle records the pod, which has resumed, as running here.
+func (s *Supervisor) settle(ctx context.Context, resumed time.Time) error {
 	a := s.arrival
 	s.stream.start()
 	if a.job.Rows > 0 {
@@ -389,6 +390,7 @@ func (s *Supervisor) settle(ctx context.Context) error {
 	if err != nil {
 		s.log.Error("record pod", "pod", s.id, "error", err.Error())
 	}
+	a.since("settle", resumed)
 	a.say(ArrivalWord{Word: ArrivalRunning, Pid: s.pid, HeldFrames: a.held, Timings: a.timings})
 	for _, f := range append(a.trees, a.images) {
 		f.Close()

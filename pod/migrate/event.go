@@ -23,7 +23,7 @@ type Event struct {
 // milliseconds, sizes in bytes.
 type Result struct {
 	Result      string  `json:"result"`
-	PauseMS     float64 `json:"pause_ms"` // from the freeze to the target's word that the pod runs
+	PauseMS     float64 `json:"pause_ms"` // from the freeze until the pod runs on the target
 	TotalMS     float64 `json:"total_ms"`
 	Bytes       int64   `json:"bytes"`        // on the wire, both connections
 	MemoryBytes int64   `json:"memory_bytes"` // of the pod's memory

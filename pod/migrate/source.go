@@ -345,7 +345,8 @@ func (s *Source) complete(ctx context.Context, err error) error {
 		}
 		r.HeldFrames = st.HeldFrames
 	}
-	s.result.PauseMS = milliseconds(time.Since(s.frozen))
+	// The target's word comes when it has written down what runs for a while already.
+	s.result.PauseMS = milliseconds(time.Since(s.frozen) - time.Duration(r.Timings["settle"])*time.Microsecond)
 	s.result.HeldFrames = r.HeldFrames
 	s.timings.add("target_", r.Timings)
 	s.timings.mark("running", s.frozen)
