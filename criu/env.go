@@ -48,6 +48,10 @@ type Env struct {
 	// CAP_SYS_RESOURCE, zap then answers what CRIU asks about limits. A tree that is
 	// restored would inherit the filter that this takes.
 	Dumps bool
+	// Tree is the first process of the tree that is going to be dumped. The
+	// kernel lets nobody under a seccomp filter look at another's, so Dumps
+	// is left out when a process of this tree has one. 0 says that none has.
+	Tree int
 	// Log gets what CRIU writes to its standard output and error; nil drops it.
 	Log *slog.Logger
 }
@@ -367,7 +371,7 @@ func (e *Env) fork(binary string, args []string, files []*os.File, output *os.Fi
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(dir.Fd())
 	}
 	var limits *limitsListener
-	if e.Dumps && needsLimits() {
+	if e.Dumps && needsLimits() && !seccomped(e.Tree) {
 		if limits, err = installLimits(runtime.GOARCH); err != nil {
 			return nil, err
 		}

@@ -37,6 +37,8 @@ var hints = []struct{ part, hint string }{
 	{"FPU feature required by image", "this CPU lacks a feature that the program may be using"},
 	{"xsave size mismatch", "this CPU saves its registers in another layout than the one at the dump"},
 	{"Tracking memory is not available", "this kernel has no soft-dirty tracking (CONFIG_MEM_SOFT_DIRTY)"},
+	{"suspending seccomp failed", "CRIU runs under a seccomp filter itself, so it can't dump programs that have one"},
+	{"Can't get rlimit", "zap lacks CAP_SYS_RESOURCE, without which limits of other users' processes can't be read"},
 	{"page-pipe: tee", "raise fs.pipe-max-size to 4194304: CRIU has no CAP_SYS_RESOURCE to pass it"},
 	{"Unable to freeze cgroup", "a process can't be stopped, perhaps one in uninterruptible sleep: see /proc/PID/stack"},
 	{"found while seizing", "a process is on its way out: try again"},

@@ -50,6 +50,26 @@ func needsLimits() bool {
 	return data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) == 0
 }
 
+// seccomped says whether a process of the tree below root has a seccomp
+// filter. CRIU could neither read nor suspend it while under one itself.
+func seccomped(root int) bool {
+	if root <= 0 {
+		return false
+	}
+	for _, pid := range descendants(root) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(status)) {
+			if mode, ok := strings.CutPrefix(line, "Seccomp:"); ok && strings.TrimSpace(mode) != "0" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // installLimits puts the filter on the calling thread, for what it forks. It
 // lets everything through but prlimit of another process that sets nothing.
 func installLimits(arch string) (*limitsListener, error) {

@@ -68,9 +68,7 @@ func startTrialTree(dir string) (*trialTree, error) {
 	go onOwnThread(func() {
 		err := enterRoot(t.rootfs())
 		if err == nil {
-			t.root, err = os.StartProcess("/trial", []string{"trial"}, &os.ProcAttr{
-				Dir: "/", Sys: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID},
-			})
+			t.root, err = startTrialProgram()
 		}
 		done <- err
 	})
@@ -78,6 +76,14 @@ func startTrialTree(dir string) (*trialTree, error) {
 		return nil, err
 	}
 	return t, t.waitForChild()
+}
+
+// startTrialProgram starts /trial, as the calling thread sees it, as the first
+// process of a pid namespace.
+func startTrialProgram() (*os.Process, error) {
+	return os.StartProcess("/trial", []string{"trial"}, &os.ProcAttr{
+		Dir: "/", Sys: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID},
+	})
 }
 
 // enterRoot gives the calling thread a mount namespace with dir as its root.
