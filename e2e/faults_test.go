@@ -27,7 +27,7 @@ type scene struct {
 	counter *Counter
 	server  *Server // beta's
 	move    *Move
-	stopped int             // the process that stands still
+	stopped *Process        // the one that stands still
 	had     map[string]bool // cgroups before the move
 	undo    []func()        // what heals the fault
 }
@@ -194,23 +194,33 @@ func (s *scene) stopAt(phase string) {
 		s.server = s.beta.Serve(s.t, stop)
 	}
 	s.move = s.alpha.StartMove(s.t, s.pod.Name, s.beta, o)
-	s.stopped = s.move.Pid
-	if strings.HasPrefix(phase, "target:") {
-		s.stopped = s.server.Pid
-	}
 	WaitFor(s.t, 30*time.Second, "the move to stop at "+phase, func() bool {
-		p, err := readProcess(s.stopped)
-		if err != nil || p.State == 'Z' {
+		s.stopped = stoppedZap(s.t)
+		if s.stopped == nil && s.move.Ended() {
 			s.t.Fatalf("the move ended before phase %s: %v", phase, s.move.Wait())
 		}
-		return p.State == 'T'
+		if s.stopped != nil {
+			s.t.Logf("stopped in phase %s: %v", phase, *s.stopped)
+		}
+		return s.stopped != nil
 	})
+}
+
+// stoppedZap is the process of zap that has stopped itself: zap migrate, zap serve, or a pod's supervisor.
+func stoppedZap(t *testing.T) *Process {
+	t.Helper()
+	for _, p := range mustDescendants(t) {
+		if p.State == 'T' && strings.Contains(p.Args, "--root") {
+			return &p
+		}
+	}
+	return nil
 }
 
 // goOn lets the process that stands still go on, if it is alive.
 func (s *scene) goOn() {
-	if p, err := readProcess(s.stopped); err == nil && p.State == 'T' {
-		signalProcess(p, unix.SIGCONT)
+	if err := signalProcess(*s.stopped, unix.SIGCONT); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
@@ -297,25 +307,27 @@ func (s *scene) copies() int {
 	return n
 }
 
-// TestResolve cuts two hosts off from each other after the source has given the pod away and before the target knows. The
-// target stays parked, with no copy running, until a person decides; when the hosts meet again they agree.
+// TestResolve cuts two hosts off from each other while the target is prepared and can't know what the source has decided.
+// It stays parked, with no copy running, until a person decides; when the hosts meet again they agree.
 func TestResolve(t *testing.T) {
 	for _, tt := range []struct {
-		stop, verdict string
+		verdict, stop string
 	}{
-		{"source:Committed", "commit"},
-		{"source:Sent", "abort"},
+		{"commit", "source:Committed"}, // the source has given the pod away
+		{"abort", "target:Prepared"},   // the source has not heard that it could
 	} {
 		t.Run(tt.verdict, func(t *testing.T) {
 			s := newScene(t)
 			s.stopAt(tt.stop)
-			WaitFor(t, 30*time.Second, "the target to be prepared", func() bool { return s.targetPhase() == "Prepared" })
 			s.CutLink(s.beta)
 			s.goOn()
 			r := s.move.Wait()
 			t.Logf("zap migrate ended with code %d: %s", r.Code, lastLine(r.Stderr))
 			if r.Code == 0 {
 				t.Errorf("zap migrate says it went through: %v", r)
+			}
+			if got := s.targetPhase(); got != "Prepared" {
+				t.Errorf("the target is %q, not prepared", got)
 			}
 			if got := podStatus(t, s.beta, s.pod.Name); got == "running" {
 				t.Error("the target lets the pod run without being told to")

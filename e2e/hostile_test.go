@@ -130,6 +130,8 @@ func TestMigrateWithWrongKeys(t *testing.T) {
 	tr.alpha.WantSame(t, running, caches...)
 	tr.wantNothingLeft(t, tr.beta)
 	tr.wantOnlyOn(t, tr.alpha, pod.Name)
+	tr.alpha.Migrate(t, pod.Name, tr.beta) // with the right ones it goes
+	tr.wantOnlyOn(t, tr.beta, pod.Name)
 }
 
 // TestHostilePeer has somebody with good keys change what a source sends. The target must refuse it with no effect, and the

@@ -101,14 +101,18 @@ func (m *Move) next(ctx context.Context) (Event, bool) {
 	select {
 	case e, ok := <-m.lines:
 		if ok {
-			m.Events = append(m.Events, e)
-			if e.Result != "" {
-				m.Final = e
-			}
+			m.note(e)
 		}
 		return e, ok
 	case <-ctx.Done():
 		return Event{}, false
+	}
+}
+
+func (m *Move) note(e Event) {
+	m.Events = append(m.Events, e)
+	if e.Result != "" {
+		m.Final = e
 	}
 }
 
@@ -123,6 +127,21 @@ func (m *Move) Await(side, phase string, within time.Duration) bool {
 		}
 		if e.Event == "phase" && e.Side == side && e.Phase == phase {
 			return true
+		}
+	}
+}
+
+// Ended says whether zap migrate has ended, or has at least said its last word.
+func (m *Move) Ended() bool {
+	for {
+		select {
+		case e, ok := <-m.lines:
+			if !ok {
+				return true
+			}
+			m.note(e)
+		default:
+			return false
 		}
 	}
 }

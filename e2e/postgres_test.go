@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -19,6 +20,7 @@ type session struct {
 	stdin io.Writer
 	out   *bufio.Reader
 	count int
+	close func()
 }
 
 // database is how to reach a PostgreSQL in a pod, by libpq's environment.
@@ -46,13 +48,15 @@ func newSession(t *testing.T, from NetNS, p Pod) *session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	s := &session{t: t, stdin: stdin, out: bufio.NewReader(out)}
+	s.close = sync.OnceFunc(func() {
 		stdin.Close()
 		cancel()
 		processes.wait(cmd)
 		out.Close()
 	})
-	return &session{t: t, stdin: stdin, out: bufio.NewReader(out)}
+	t.Cleanup(s.close)
+	return s
 }
 
 // do sends a statement and answers with what comes back.
@@ -118,11 +122,11 @@ func TestPostgres(t *testing.T) {
 	if got := open.do("select pg_backend_pid();"); got != backend {
 		t.Errorf("the session's process is %s, was %s", got, backend)
 	}
-	if got := newSession(t, tr.client, pod).do("select count(*) from moved;"); got != "0" {
+	after := newSession(t, tr.client, pod)
+	if got := after.do("select count(*) from moved;"); got != "0" {
 		t.Errorf("another session sees %s rows before the commit", got)
 	}
 	open.do("commit;")
-	after := newSession(t, tr.client, pod)
 	if got := after.do("select count(*), sum(n) from moved;"); got != "1000|500500" {
 		t.Errorf("after the commit the table has %s", got)
 	}
@@ -131,6 +135,8 @@ func TestPostgres(t *testing.T) {
 	if sums != "t|t" {
 		t.Errorf("pgbench's tables don't agree: %s", sums)
 	}
+	open.close()
+	after.close()
 	tr.alpha.Zap(t, "pod", "rm", "--force", pod.Name)
 	tr.wantNothingLeft(t, tr.alpha)
 	tr.wantNothingLeft(t, tr.beta)

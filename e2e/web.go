@@ -128,6 +128,9 @@ func KeepAlive(t testing.TB, from NetNS, address, path string, n int) []*KeptAli
 	return all
 }
 
+// Close ends the connection.
+func (k *KeptAlive) Close() { k.conn.Close() }
+
 // Get asks on the connection and answers with the body.
 func (k *KeptAlive) Get(path string) (string, error) {
 	resp, err := get(k.conn, k.in, path)
