@@ -29,3 +29,11 @@ func (c *Counter) Samples() []Sample {
 	defer c.mu.Unlock()
 	return append([]Sample(nil), c.samples...)
 }
+
+// logFlags are the flags of zap's log.
+func (h *Host) logFlags() []string {
+	if h.Quiet {
+		return nil
+	}
+	return []string{"--debug"}
+}

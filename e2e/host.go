@@ -34,6 +34,8 @@ type Host struct {
 	Wrap []string
 	// ServeFlags are more flags of zap serve.
 	ServeFlags []string
+	// Quiet leaves --debug out of zap's arguments, for who measures it.
+	Quiet bool
 
 	lab     *Lab
 	port    string // the switch's side of its cable

@@ -65,7 +65,7 @@ func (h *Host) StartMove(t testing.TB, pod string, to *Host, o MoveOptions) *Mov
 	if o.Timeout == 0 {
 		o.Timeout = moveTimeout
 	}
-	args := append([]string{"--debug", "migrate", "--tls", h.TLS, "--format", "json"}, o.Args...)
+	args := append(h.logFlags(), append([]string{"migrate", "--tls", h.TLS, "--format", "json"}, o.Args...)...)
 	m := &Move{t: t, lines: make(chan Event, 1024)}
 	m.ctx, m.stop = context.WithTimeout(context.Background(), o.Timeout)
 	m.cmd = h.Command(m.ctx, Binary(t), h.zapArgs(append(args, pod, to.Peer())...)...)

@@ -35,7 +35,7 @@ func (h *Host) Serve(t testing.TB, env ...string) *Server {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	s.cmd = h.Command(context.Background(), Binary(t), h.zapArgs(append([]string{"--debug", "serve", "--listen", h.Peer(), "--tls", h.TLS}, h.ServeFlags...)...)...)
+	s.cmd = h.Command(context.Background(), Binary(t), h.zapArgs(append(append(h.logFlags(), "serve", "--listen", h.Peer(), "--tls", h.TLS), h.ServeFlags...)...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.Env = append(os.Environ(), env...)
 	if err := processes.start(s.cmd); err != nil {

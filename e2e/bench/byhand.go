@@ -58,7 +58,7 @@ func newByhand(t testing.TB, l *e2e.Lab, m *meter, pod e2e.Pod) *byhand {
 	host := func(address string) string { return address[:strings.LastIndexByte(address, ':')] }
 	b.env = append(os.Environ(),
 		"PATH="+filepath.Dir(criuPath())+":"+os.Getenv("PATH"),
-		"DIR="+l.Path("byhand"), "LAB="+strings.TrimSuffix(string(l.Hosts[0].NetNS), "-"+l.Hosts[0].Name), "ID="+pod.Name, "ROOTFS="+pod.Rootfs,
+		"DIR="+l.Path("byhand"), "LAB="+strings.TrimSuffix(string(l.Hosts[0].NetNS), "-"+l.Hosts[0].Name), "ID="+pod.Name, "CGROUP=/"+m.name, "ROOTFS="+pod.Rootfs,
 		"BRIDGE="+e2e.Bridge, "IP="+host(pod.Addr(0)), "IP6="+strings.Trim(host(pod.Addr6(0)), "[]"), "MAC="+fmt.Sprintf("02:00:00:00:00:%02x", pod.Number), "ARGS="+string(args))
 	t.Cleanup(func() {
 		for _, h := range l.Hosts {

@@ -10,6 +10,7 @@
 #   DIR     a directory per host is in it        LAB     prefix of the namespaces' names
 #   ID      of the container                     ROOTFS  lower layer of its root file system
 #   BRIDGE  of each host                         IP, IP6, MAC of the container; CIDR prefixes are /24 and /64
+#   CGROUP  parent of the container's cgroup
 #   PEER    the address of the host that receives
 #   ARGS    the container's argv, as JSON
 set -Eeuo pipefail
@@ -40,7 +41,7 @@ bundle() {
   mkdir -p "$d/bundle"
   runc spec -b "$d/bundle"
   echo 'network-lock nftables' > "$d/bundle/criu.conf"     # faster than iptables-restore, four times a move, and one package less
-  jq --arg criu "$d/bundle/criu.conf" --argjson args "$ARGS" --arg root "$d/merged" --arg ns /run/netns/"$(pod "$h")" --arg cg "/$LAB-bench/$h-$ID" \
+  jq --arg criu "$d/bundle/criu.conf" --argjson args "$ARGS" --arg root "$d/merged" --arg ns /run/netns/"$(pod "$h")" --arg cg "$CGROUP/$h-$ID" \
     '.process.terminal = false | .process.args = $args | .root = {path: $root, readonly: false} | .linux.cgroupsPath = $cg | .annotations["org.criu.config"] = $criu
      | (.linux.namespaces[] | select(.type == "network")).path = $ns' "$d/bundle/config.json" > "$d/bundle/new"
   mv "$d/bundle/new" "$d/bundle/config.json"

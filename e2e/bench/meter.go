@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,8 +26,9 @@ type usage struct {
 // of the hosts runs, and of the pod's cgroup, where CRIU restores it. So it includes what the kernel does for these
 // processes, when they end too.
 type meter struct {
-	t   testing.TB
-	dir string // of the cgroup that the commands are in
+	t    testing.TB
+	name string // of the cgroup that everything is below
+	dir  string // where it is
 
 	from    *e2e.Host
 	cpu     time.Duration
@@ -42,13 +44,43 @@ func cpuRoot() (root, file string, unit time.Duration) {
 	return "/sys/fs/cgroup", "cpu.stat", time.Microsecond
 }
 
-func newMeter(t testing.TB, l *e2e.Lab) *meter {
+// newMeter makes the cgroup. It must be called before the lab is made, which has processes in it until its end.
+func newMeter(t testing.TB) *meter {
 	root, _, _ := cpuRoot()
-	m := &meter{t: t, dir: filepath.Join(root, strings.TrimSuffix(string(l.Hosts[0].NetNS), "-"+l.Hosts[0].Name)+"-bench")}
+	m := &meter{t: t, name: fmt.Sprintf("zap-bench-%d", os.Getpid())}
+	m.dir = filepath.Join(root, m.name)
+	t.Cleanup(m.remove)
 	if err := os.MkdirAll(filepath.Join(m.dir, "commands"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// remove removes the cgroup, for which a large process that was killed takes its time, and what runc made of that name for
+// its containers in the other hierarchies.
+func (m *meter) remove() {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		var left []string
+		found, _ := filepath.Glob("/sys/fs/cgroup/*/" + m.name)
+		for _, dir := range append(found, "/sys/fs/cgroup/"+m.name) {
+			below, _ := os.ReadDir(dir)
+			for _, entry := range below {
+				if entry.IsDir() {
+					syscall.Rmdir(filepath.Join(dir, entry.Name()))
+				}
+			}
+			if err := syscall.Rmdir(dir); err != nil && !os.IsNotExist(err) {
+				left = append(left, dir)
+			}
+		}
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.t.Errorf("remove cgroups %v: still busy", left)
+			return
+		}
+	}
 }
 
 // wrap is what to put before a command to have it counted.

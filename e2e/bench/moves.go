@@ -106,10 +106,11 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func newContest(t *sub, mb int, both bool) *contest {
 	t.Helper()
+	m := newMeter(t)
 	l := e2e.NewLab(t)
-	c := &contest{t: t, mb: mb, lab: l, client: l.NewClient(), meter: newMeter(t, l), serves: map[*e2e.Host]*e2e.Server{}}
+	c := &contest{t: t, mb: mb, lab: l, client: l.NewClient(), meter: m, serves: map[*e2e.Host]*e2e.Server{}}
 	for _, h := range l.Hosts {
-		h.Wrap = c.meter.wrap()
+		h.Wrap, h.Quiet = c.meter.wrap(), true
 		if both {
 			c.serves[h] = h.Serve(t)
 		}
