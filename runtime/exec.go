@@ -122,7 +122,13 @@ func (e *execution) openNamespaces(bind *boot.Bind, facts *boot.ExecFacts) error
 	e.files = append(e.files, pidfd)
 	bind.Slots["container"] = fd
 	for _, ns := range []struct{ kind, file string }{
-		{"user", "user"}, {"network", "net"}, {"ipc", "ipc"}, {"uts", "uts"}, {"pid", "pid"}, {"mount", "mnt"}, {"cgroup", "cgroup"},
+		{"user", "user"},
+		{"network", "net"},
+		{"ipc", "ipc"},
+		{"uts", "uts"},
+		{"pid", "pid"},
+		{"mount", "mnt"},
+		{"cgroup", "cgroup"},
 		{"time", "time"},
 	} {
 		theirs, err := os.Open("/proc/" + strconv.Itoa(s.Pid) + "/ns/" + ns.file)

@@ -23,7 +23,8 @@ func checkHooks(h *specs.Hooks) error {
 // hasRuntimeHooks says whether hooks have to run before the container's mounts are made.
 func (c *creation) hasRuntimeHooks() bool {
 	h := c.bundle.Spec.Hooks
-	return h != nil && len(h.Prestart)+len(h.CreateRuntime) > 0 //nolint:staticcheck // prestart is deprecated and in use
+	//lint:ignore SA1019 prestart is deprecated and in use
+	return h != nil && len(h.Prestart)+len(h.CreateRuntime) > 0
 }
 
 // runtimeHooks runs the hooks that see the container's namespaces but not its root file system.
@@ -31,7 +32,8 @@ func (c *creation) runtimeHooks() error {
 	h := c.bundle.Spec.Hooks
 	container := &Container{runtime: c.runtime, dir: c.dir, state: c.state}
 	state := container.OCIState()
-	if err := runHooks(c.ctx, "prestart", h.Prestart, state); err != nil { //nolint:staticcheck // as above
+	//lint:ignore SA1019 prestart is deprecated and in use
+	if err := runHooks(c.ctx, "prestart", h.Prestart, state); err != nil {
 		return err
 	}
 	return runHooks(c.ctx, "createRuntime", h.CreateRuntime, state)

@@ -35,6 +35,9 @@ func (f *createFlags) options() (*spec.Bundle, runtime.CreateOptions, error) {
 	if err != nil {
 		return nil, runtime.CreateOptions{}, err
 	}
+	if n := listenFDs(); n > 0 {
+		b.Spec.Process.Env = append(b.Spec.Process.Env, "LISTEN_FDS="+strconv.Itoa(n), "LISTEN_PID=1")
+	}
 	return b, runtime.CreateOptions{
 		ConsoleSocket: f.consoleSocket, PidFile: f.pidFile, PidfdSocket: f.pidfdSocket, PreserveFDs: f.preserveFDs + listenFDs(),
 		NoPivot: f.noPivot, NoNewKeyring: f.noNewKeyring,

@@ -142,7 +142,8 @@ func TestVerbs(t *testing.T) {
 		OCIVersion, ID, Status, Bundle, Rootfs, Created, Owner string
 		Pid                                                    int
 		Annotations                                            map[string]string
-	}) {
+	},
+	) {
 		t.Helper()
 		if err := json.Unmarshal([]byte(l.must("state", "one")), &s); err != nil {
 			t.Fatal(err)

@@ -61,12 +61,6 @@ func (l last) tolerant() last {
 	return l
 }
 
-// need is the smallest result that counts as success.
-func (l last) need(n int) last {
-	l.op().Need = n
-	return l
-}
-
 // then leads to a label on success.
 func (l last) then(to *label) last {
 	to.then = append(to.then, l.i)

@@ -32,8 +32,11 @@ func parseCapabilities(c *specs.LinuxCapabilities) (s capabilitySets, err error)
 		mask  *uint64
 		names []string
 	}{
-		{&s.bounding, c.Bounding}, {&s.effective, c.Effective}, {&s.permitted, c.Permitted},
-		{&s.inheritable, c.Inheritable}, {&s.ambient, c.Ambient},
+		{&s.bounding, c.Bounding},
+		{&s.effective, c.Effective},
+		{&s.permitted, c.Permitted},
+		{&s.inheritable, c.Inheritable},
+		{&s.ambient, c.Ambient},
 	} {
 		for _, n := range set.names {
 			bit, ok := capabilityBit(n)

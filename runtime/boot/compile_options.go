@@ -26,14 +26,21 @@ type attribute struct {
 
 // attributes lists them; with an r before the name they mean all mounts below too.
 var attributes = []attribute{
-	{"ro", unix.MOUNT_ATTR_RDONLY, 0}, {"rw", 0, unix.MOUNT_ATTR_RDONLY},
-	{"nosuid", unix.MOUNT_ATTR_NOSUID, 0}, {"suid", 0, unix.MOUNT_ATTR_NOSUID},
-	{"nodev", unix.MOUNT_ATTR_NODEV, 0}, {"dev", 0, unix.MOUNT_ATTR_NODEV},
-	{"noexec", unix.MOUNT_ATTR_NOEXEC, 0}, {"exec", 0, unix.MOUNT_ATTR_NOEXEC},
-	{"nodiratime", unix.MOUNT_ATTR_NODIRATIME, 0}, {"diratime", 0, unix.MOUNT_ATTR_NODIRATIME},
-	{"nosymfollow", unix.MOUNT_ATTR_NOSYMFOLLOW, 0}, {"symfollow", 0, unix.MOUNT_ATTR_NOSYMFOLLOW},
+	{"ro", unix.MOUNT_ATTR_RDONLY, 0},
+	{"rw", 0, unix.MOUNT_ATTR_RDONLY},
+	{"nosuid", unix.MOUNT_ATTR_NOSUID, 0},
+	{"suid", 0, unix.MOUNT_ATTR_NOSUID},
+	{"nodev", unix.MOUNT_ATTR_NODEV, 0},
+	{"dev", 0, unix.MOUNT_ATTR_NODEV},
+	{"noexec", unix.MOUNT_ATTR_NOEXEC, 0},
+	{"exec", 0, unix.MOUNT_ATTR_NOEXEC},
+	{"nodiratime", unix.MOUNT_ATTR_NODIRATIME, 0},
+	{"diratime", 0, unix.MOUNT_ATTR_NODIRATIME},
+	{"nosymfollow", unix.MOUNT_ATTR_NOSYMFOLLOW, 0},
+	{"symfollow", 0, unix.MOUNT_ATTR_NOSYMFOLLOW},
 	{"relatime", unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME},
-	{"noatime", unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR__ATIME}, {"atime", unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME},
+	{"noatime", unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR__ATIME},
+	{"atime", unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME},
 	{"strictatime", unix.MOUNT_ATTR_STRICTATIME, unix.MOUNT_ATTR__ATIME},
 	{"nostrictatime", unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME},
 }

@@ -24,7 +24,6 @@ type step struct {
 	tolerant    bool
 	ignore      [4]syscall.Errno
 	op          uint32
-	need        int32
 	result      int32 // register, or -1
 	then, other int32 // steps that follow
 	store       *int32
@@ -93,9 +92,6 @@ func take(m *bound, i int32) int32 {
 		}
 	}
 	r, errno := call(m, s, &args)
-	if errno == 0 && s.need > 0 && int(r) < int(s.need) {
-		errno = unix.EPIPE
-	}
 	if errno == 0 {
 		if s.result >= 0 {
 			m.registers[s.result] = r

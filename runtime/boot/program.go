@@ -35,8 +35,6 @@ type Op struct {
 	// Then is the index of the operation that follows success, Else of the one that follows an ignored error; 0 is the next one.
 	// Both lead forward only.
 	Then, Else int
-	// Need is the smallest result that counts as success: 1 for a read that must not meet the end of the file.
-	Need int
 	// Store, when set, takes the result too: for calls that want a descriptor in memory.
 	Store *int32
 	// What says what the operation is for, as `verb object`.

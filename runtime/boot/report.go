@@ -11,6 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// report is the message from child to parent.
+type report struct {
+	op    uint32
+	errno int32
+}
+
 // Failure is an operation that failed in the child.
 type Failure struct {
 	// What is what the operation was for, Origin where it was asked for, Call the system call as the program's text shows it.

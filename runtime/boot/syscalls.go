@@ -6,104 +6,59 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// callName returns the name of a system call that programs use.
-func callName(nr uintptr) string {
-	switch nr {
-	case unix.SYS_ACCEPT4:
-		return "accept4"
-	case unix.SYS_CAPSET:
-		return "capset"
-	case unix.SYS_CHDIR:
-		return "chdir"
-	case unix.SYS_CHROOT:
-		return "chroot"
-	case unix.SYS_CLOSE:
-		return "close"
-	case unix.SYS_DUP3:
-		return "dup3"
-	case unix.SYS_FACCESSAT2:
-		return "faccessat2"
-	case unix.SYS_FCHDIR:
-		return "fchdir"
-	case unix.SYS_FCHOWN:
-		return "fchown"
-	case unix.SYS_FCHOWNAT:
-		return "fchownat"
-	case unix.SYS_FCNTL:
-		return "fcntl"
-	case unix.SYS_GETCWD:
-		return "getcwd"
-	case unix.SYS_IOCTL:
-		return "ioctl"
-	case unix.SYS_KEYCTL:
-		return "keyctl"
-	case unix.SYS_MKDIRAT:
-		return "mkdirat"
-	case unix.SYS_MKNODAT:
-		return "mknodat"
-	case unix.SYS_OPENAT:
-		return "openat"
-	case unix.SYS_PRCTL:
-		return "prctl"
-	case unix.SYS_PRLIMIT64:
-		return "prlimit64"
-	case unix.SYS_SENDMSG:
-		return "sendmsg"
-	case unix.SYS_SETDOMAINNAME:
-		return "setdomainname"
-	case unix.SYS_SETGROUPS:
-		return "setgroups"
-	case unix.SYS_SETHOSTNAME:
-		return "sethostname"
-	case unix.SYS_SETNS:
-		return "setns"
-	case unix.SYS_SETRESGID:
-		return "setresgid"
-	case unix.SYS_SETRESUID:
-		return "setresuid"
-	case unix.SYS_SETSID:
-		return "setsid"
-	case unix.SYS_SYMLINKAT:
-		return "symlinkat"
-	case unix.SYS_UMASK:
-		return "umask"
-	case unix.SYS_UNLINKAT:
-		return "unlinkat"
-	case unix.SYS_UNSHARE:
-		return "unshare"
-	case unix.SYS_WRITE:
-		return "write"
-	default:
-		return mountCallName(nr)
-	}
+// calls are the system calls that programs use.
+var calls = [...]name{
+	{unix.SYS_ACCEPT4, "accept4"},
+	{unix.SYS_CAPSET, "capset"},
+	{unix.SYS_CHDIR, "chdir"},
+	{unix.SYS_CHROOT, "chroot"},
+	{unix.SYS_CLOSE, "close"},
+	{unix.SYS_DUP3, "dup3"},
+	{unix.SYS_FACCESSAT2, "faccessat2"},
+	{unix.SYS_FCHDIR, "fchdir"},
+	{unix.SYS_FCHOWN, "fchown"},
+	{unix.SYS_FCHOWNAT, "fchownat"},
+	{unix.SYS_FCNTL, "fcntl"},
+	{unix.SYS_FSCONFIG, "fsconfig"},
+	{unix.SYS_FSMOUNT, "fsmount"},
+	{unix.SYS_FSOPEN, "fsopen"},
+	{unix.SYS_FSTAT, "fstat"},
+	{unix.SYS_GETCWD, "getcwd"},
+	{unix.SYS_IOCTL, "ioctl"},
+	{unix.SYS_KEYCTL, "keyctl"},
+	{unix.SYS_MKDIRAT, "mkdirat"},
+	{unix.SYS_MKNODAT, "mknodat"},
+	{unix.SYS_MOUNT, "mount"},
+	{unix.SYS_MOUNT_SETATTR, "mount_setattr"},
+	{unix.SYS_MOVE_MOUNT, "move_mount"},
+	{unix.SYS_OPEN_TREE, "open_tree"},
+	{unix.SYS_OPENAT, "openat"},
+	{unix.SYS_OPENAT2, "openat2"},
+	{unix.SYS_PIVOT_ROOT, "pivot_root"},
+	{unix.SYS_PRCTL, "prctl"},
+	{unix.SYS_PRLIMIT64, "prlimit64"},
+	{unix.SYS_SENDMSG, "sendmsg"},
+	{unix.SYS_SETDOMAINNAME, "setdomainname"},
+	{unix.SYS_SETGROUPS, "setgroups"},
+	{unix.SYS_SETHOSTNAME, "sethostname"},
+	{unix.SYS_SETNS, "setns"},
+	{unix.SYS_SETRESGID, "setresgid"},
+	{unix.SYS_SETRESUID, "setresuid"},
+	{unix.SYS_SETSID, "setsid"},
+	{unix.SYS_SYMLINKAT, "symlinkat"},
+	{unix.SYS_UMASK, "umask"},
+	{unix.SYS_UMOUNT2, "umount2"},
+	{unix.SYS_UNLINKAT, "unlinkat"},
+	{unix.SYS_UNSHARE, "unshare"},
+	{unix.SYS_WRITE, "write"},
 }
 
-// mountCallName is callName for the calls about mounts.
-func mountCallName(nr uintptr) string {
-	switch nr {
-	case unix.SYS_FSCONFIG:
-		return "fsconfig"
-	case unix.SYS_FSMOUNT:
-		return "fsmount"
-	case unix.SYS_FSOPEN:
-		return "fsopen"
-	case unix.SYS_FSTAT:
-		return "fstat"
-	case unix.SYS_MOUNT:
-		return "mount"
-	case unix.SYS_MOUNT_SETATTR:
-		return "mount_setattr"
-	case unix.SYS_MOVE_MOUNT:
-		return "move_mount"
-	case unix.SYS_OPENAT2:
-		return "openat2"
-	case unix.SYS_OPEN_TREE:
-		return "open_tree"
-	case unix.SYS_PIVOT_ROOT:
-		return "pivot_root"
-	case unix.SYS_UMOUNT2:
-		return "umount2"
-	default:
-		return "syscall_" + strconv.FormatUint(uint64(nr), 10)
+// callName returns the name of a system call.
+func callName(nr uintptr) string {
+	for _, c := range calls {
+		if c.value == nr {
+			return c.text
+		}
 	}
+	return "syscall_" + strconv.FormatUint(uint64(nr), 10)
 }
