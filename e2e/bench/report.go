@@ -85,9 +85,10 @@ func (r *report) command() string {
 func (r *report) writeMoves(b *strings.Builder) {
 	fmt.Fprintf(b, `## Moving a redis
 
-A redis with so much data (%s) goes from one host to the other and back, %d moves for each line, zap's pod and runc's in turns. Hosts are network
-namespaces of one machine, joined by veth. A client on one TCP connection sends INCR all the time, a millisecond after each reply, and checks
-every one. Medians; the least and the most in brackets.
+A redis goes from one host to the other and back, %d moves for each line, zap's pod and runc's container in turns. It has as much data as the table
+says: %s. Hosts are
+network namespaces of one machine, joined by veth. A client on one TCP connection sends INCR all the time, a millisecond after each reply, and
+checks every one. Medians; the least and the most in brackets.
 
 *By hand* is [byhand.sh](../e2e/bench/byhand.sh): `+"`runc checkpoint --tcp-established`"+` with images on tmpfs, images and upper layer to the other host
 with tar over plain TCP, `+"`runc restore`"+` there, the link attached and announced. Both begin with nothing on the other host but the root file system,
@@ -96,7 +97,7 @@ instead of its default, iptables-restore.
 
 | data | | client's worst reply, ms | total, ms | bytes on the wire | CPU, ms |
 |---:|---|---:|---:|---:|---:|
-`, mixture, r.settings.moves)
+`, r.settings.moves, mixture)
 	for _, s := range r.moves {
 		if s.missing != "" {
 			fmt.Fprintf(b, "| %s | not measured: %s | | | | |\n", sizeName(s.mb), s.missing)
@@ -276,7 +277,7 @@ func sizeName(mb int) string {
 // fraction prints a ratio: 1/20 rather than 0.05.
 func fraction(x float64) string {
 	if x > 0 && x < 0.4 {
-		return fmt.Sprintf("1/%.1f", 1/x)
+		return "1/" + strings.TrimSuffix(fmt.Sprintf("%.1f", 1/x), ".0")
 	}
 	return fmt.Sprintf("%.2f", x)
 }
