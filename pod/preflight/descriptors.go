@@ -126,7 +126,7 @@ func (s *scan) judgeObject(about finding, name string) {
 	about.hint = "close it before the move, or run the program without it"
 	for _, u := range unknown {
 		if strings.HasPrefix(name, u.name) {
-			about.code, about.detail, about.hint = u.code, u.detail+" ("+strings.Trim(name, "[]")+")", u.hint
+			about.code, about.detail, about.hint = u.code, u.detail, u.hint
 			break
 		}
 	}
@@ -165,11 +165,26 @@ func (s *scan) lookAtPidfd(about finding) error {
 			return nil
 		}
 	}
-	if pid > 0 {
+	if pid > 0 && !s.isZombie(pid) {
 		about.detail, about.hint = "it is of "+nameOf(pid)+", which is not in the pod", "close it before the move"
 		s.add(about)
 	}
 	return nil
+}
+
+// isZombie says whether pid has ended as a child of the pod that was not waited for. Cgroups do not list those.
+func (s *scan) isZombie(pid int) bool {
+	p, err := openProcess(pid)
+	if err != nil {
+		return gone(err)
+	}
+	defer p.close()
+	for _, parent := range s.procs {
+		if parent.pid == p.parent {
+			return p.zombie()
+		}
+	}
+	return false
 }
 
 // parsePidfd reads the fdinfo of a pidfd; pid is not positive when the process has ended.

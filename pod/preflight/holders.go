@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,23 +36,23 @@ func (s *scan) eachOutside(f func(pid, fds int) bool) {
 	}
 }
 
-// heldOutside says whether a process outside the pod has the file open.
-func (s *scan) heldOutside(key fileKey) (found bool) {
-	s.eachOutside(func(_, dir int) bool {
+// heldOutside names a process outside the pod that has the file open, or returns "".
+func (s *scan) heldOutside(key fileKey) (who string) {
+	s.eachOutside(func(pid, dir int) bool {
 		fds, _ := numbers(dir, ".")
 		for _, fd := range fds {
 			if f, err := statAt(dir, strconv.Itoa(fd)); err == nil && (fileKey{f.dev, f.ino}) == key {
-				found = true
+				who = nameOf(pid)
 				return false
 			}
 		}
 		return true
 	})
-	return found
+	return who
 }
 
-// otherEnd finds what a finding says about a socket outside.
-var otherEnd = regexp.MustCompile(`socket:\[\d+\]`)
+// socketLink finds what a finding says about a socket outside.
+var socketLink = regexp.MustCompile(`socket:\[\d+\]`)
 
 // nameHolders adds to the findings about other ends who has them.
 func (s *scan) nameHolders() {
@@ -91,9 +92,9 @@ func (s *scan) nameHolders() {
 func (f *finding) otherEnd() string {
 	switch f.code {
 	case BlockUnix:
-		return otherEnd.FindString(f.detail)
+		return socketLink.FindString(f.detail)
 	case BlockPipe:
-		if f.fd >= 0 {
+		if strings.HasPrefix(f.what, "pipe:[") {
 			return f.what
 		}
 	}

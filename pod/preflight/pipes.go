@@ -44,6 +44,13 @@ func (s *scan) lookAtPipe(p *process, dir, fd int, f *file) error {
 		s.judgeFile(finding{process: p, fd: fd}, f, func() string { return link })
 	}
 	read, write := ends.Mode&0o400 != 0, ends.Mode&0o200 != 0
+	if !read && !write {
+		s.add(finding{
+			code: BlockPipe, process: p, fd: fd, what: link, detail: "CRIU can't save a named pipe opened with O_PATH",
+			hint: "close it before the move",
+		})
+		return nil
+	}
 	if read && one.read && (!write || one.write) || write && one.write && !read {
 		return nil // an end like those seen
 	}
@@ -114,9 +121,11 @@ func (s *scan) judgeOtherEnd(one *pipe) {
 			return // only the pod can open it
 		}
 		// A reader that waits for the first writer looks just like one that has a writer.
-		if !one.write && !s.heldOutside(fileKey{one.dev, one.ino}) {
+		who := s.heldOutside(fileKey{one.dev, one.ino})
+		if who == "" {
 			return
 		}
+		f.detail += ": " + who + " has it"
 	}
 	s.add(f)
 }

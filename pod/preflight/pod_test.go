@@ -3,8 +3,10 @@ package preflight
 import (
 	"bufio"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +31,12 @@ const (
 	longest       = time.Minute           // that a pod of a test may live
 )
 
+func init() {
+	if os.Getenv(kindVariable) != "" {
+		runtime.LockOSThread() // the main goroutine stays on the first thread
+	}
+}
+
 func TestMain(m *testing.M) {
 	if kind := os.Getenv(kindVariable); kind != "" {
 		insidePod(kind)
@@ -43,16 +51,12 @@ func insidePod(kind string) {
 	var err error
 	if os.Getenv(stageVariable) == "mounts" {
 		bufio.NewReader(os.Stdin).ReadString('\n') // until it is in its cgroup
-		runtime.LockOSThread()
 		if err = errors.Join(unix.Unshare(unix.CLONE_NEWCGROUP), enterRoot()); err == nil {
 			os.Setenv(stageVariable, "program")
-			upLoopback()
-			err = syscall.Exec("/init", os.Args[:1], os.Environ())
+			err = errors.Join(upLoopback(), syscall.Exec("/init", os.Args[:1], os.Environ()))
 		}
-	} else if run, ok := kinds[kind]; ok {
-		err = run()
 	} else {
-		err = errors.New("no such kind")
+		err = program(kind)()
 	}
 	if err != nil {
 		fmt.Printf("%s: %v\n", kind, err)
@@ -100,6 +104,20 @@ func enterRoot() error {
 	return unix.Chdir("/")
 }
 
+func upLoopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	r, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
+}
+
 // testPod is a pod made of the test binary.
 type testPod struct {
 	t      *testing.T
@@ -109,19 +127,25 @@ type testPod struct {
 	stdio  [3]string
 	output *bufio.Reader
 	input  *os.File
+	said   string // the first line
 }
 
 var podCount atomic.Int32
 
 // startPod runs the kind in new namespaces and a cgroup of its own, with files as its descriptors from 3 on, and waits until
-// it is ready.
-func startPod(t *testing.T, kind string, files ...*os.File) *testPod {
+// it is ready or says something else, which is left in said. prepare, if any, gets the directory that has the pod's volume.
+func startPod(t *testing.T, kind string, prepare func(dir string), files ...*os.File) *testPod {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes namespaces, mounts and cgroups")
 	}
+	// What this process inherited from whoever started it is not for the pod.
+	check(t, unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC))
 	p := &testPod{t: t, dir: t.TempDir()}
 	p.makeRoot()
+	if prepare != nil {
+		prepare(p.dir)
+	}
 	inR, inW, err := os.Pipe()
 	check(t, err)
 	outR, outW, err := os.Pipe()
@@ -156,11 +180,12 @@ func startPod(t *testing.T, kind string, files ...*os.File) *testPod {
 	check(t, err)
 	check(t, p.cg.Add(p.pid))
 	p.say("\n")
-	if line := p.hear(); line != "ready" {
-		if reason, ok := strings.CutPrefix(line, kind+": skip: "); ok {
-			t.Skip(reason)
+	p.said = p.hear()
+	if reason, ok := strings.CutPrefix(p.said, kind+": "); ok {
+		if reason, ok = strings.CutPrefix(reason, "skip: "); ok {
+			t.Skip("needs " + reason)
 		}
-		t.Fatalf("pod says %q", line)
+		t.Fatal(p.said)
 	}
 	return p
 }
@@ -205,6 +230,14 @@ func (p *testPod) makeRoot() {
 	}
 	self, err := os.Executable()
 	check(t, err)
+	binary, err := elf.Open(self)
+	check(t, err)
+	defer binary.Close()
+	for _, part := range binary.Progs {
+		if part.Type == elf.PT_INTERP {
+			t.Skip("needs a static test binary (CGO_ENABLED=0): it is all that the pod has in its root")
+		}
+	}
 	if os.Link(self, p.dir+"/lower/init") == nil {
 		return
 	}
@@ -277,4 +310,42 @@ func spawn(kind string, attr *syscall.SysProcAttr, files ...*os.File) (*os.Proce
 		return nil, fmt.Errorf("process %s: %q (%v)", strconv.Quote(kind), line, err)
 	}
 	return cmd.Process, nil
+}
+
+// inPidNamespace calls f on a thread whose children are born in the pod's pid namespace. The thread ends with the goroutine,
+// which has to be one of its own.
+func (p *testPod) inPidNamespace(f func() error) error {
+	runtime.LockOSThread()
+	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/pid", p.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ns)
+	if err := unix.Setns(ns, unix.CLONE_NEWPID); err != nil {
+		return err
+	}
+	return f()
+}
+
+// traced calls f while a thread of this process traces the thread tid of another. The tracing ends with that thread.
+func traced(tid int, f func()) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.PtraceSeize(tid)
+		defer func() { done <- err }()
+		if err == nil {
+			f()
+		}
+	}()
+	if err := <-done; err != nil {
+		return err
+	}
+	for until := time.Now().Add(longest); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		status, err := readAt(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/status", tid))
+		if err != nil || tracerOf(status) == 0 {
+			return err
+		}
+	}
+	return errors.New("it is still traced")
 }

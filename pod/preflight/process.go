@@ -12,13 +12,14 @@ import (
 // process is one process of the pod's cgroup.
 type process struct {
 	pid    int // on the host
-	inner  int // in its own pid namespace
+	inner  int // in the pod's pid namespace, once [process.setLevel] has said which one that is
 	name   string
 	state  byte
 	parent int // on the host
 	tracer int // on the host; 0: none
-	// sessionOutside: the leader of its session is not in its pid namespace.
-	sessionOutside bool
+	// In each pid namespace that it is in, from the host's down: its number and that of its session, which is 0 where the
+	// session's leader can't be seen.
+	pids, sessions []int
 	threads        int
 	namespaces     map[string]string // by the names in /proc/PID/ns
 
@@ -28,6 +29,14 @@ type process struct {
 
 // String names the process as the pod sees it.
 func (p *process) String() string { return fmt.Sprintf("process %d (%s)", p.inner, p.name) }
+
+// setLevel says how many pid namespaces down the pod's is: the host's is 0.
+func (p *process) setLevel(level int) { p.inner = p.pids[min(level, len(p.pids)-1)] }
+
+// sessionOutside says whether the leader of the process's session is not in the pid namespace of this level.
+func (p *process) sessionOutside(level int) bool {
+	return level < len(p.sessions) && p.sessions[level] == 0
+}
 
 // number is for sorting; what is no process's comes first.
 func (p *process) number() int {
@@ -94,27 +103,32 @@ func (p *process) parseStatus(text string) error {
 		case "Threads":
 			p.threads, err = strconv.Atoi(value)
 		case "NSpid":
-			p.inner, err = strconv.Atoi(last(value))
+			p.pids, err = integers(value)
 		case "NSsid":
-			p.sessionOutside = last(value) == "0"
+			p.sessions, err = integers(value)
 		}
 		if err != nil {
 			return fmt.Errorf("line %q: %w", line, err)
 		}
 	}
-	if p.inner == 0 || p.state == 0 {
+	if len(p.pids) == 0 || p.state == 0 {
 		return errors.New("no NSpid or State in it")
 	}
+	p.setLevel(len(p.pids) - 1)
 	return nil
 }
 
-// last returns the last of several words.
-func last(words string) string {
-	fields := strings.Fields(words)
-	if len(fields) == 0 {
-		return ""
+// integers reads numbers separated by space.
+func integers(words string) ([]int, error) {
+	var out []int
+	for _, word := range strings.Fields(words) {
+		n, err := strconv.Atoi(word)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n)
 	}
-	return fields[len(fields)-1]
+	return out, nil
 }
 
 // zombie says whether nothing is left of the process but its exit status.

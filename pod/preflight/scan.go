@@ -19,6 +19,8 @@ type scan struct {
 	procs   []*process // the pod's tree, parents first, in the order in which CRIU goes through it
 	outside []*process // of its cgroup, but not of its tree
 
+	oldFreezer bool // the pod is frozen by a v1 cgroup
+
 	streams map[string]bool // names of the standard streams
 	plan    *runtime.MountPlan
 	mounts  mountTable
@@ -29,6 +31,7 @@ type scan struct {
 	pipes     map[fileKey]*pipe
 	seen      map[uint64]bool // sockets, by inode
 	sockets   map[uint64]*unixSocket
+	host      map[uint32]*unixInfo // unix sockets of the host, once they are needed
 	terminals terminals
 	mapped    map[fileKey]*mapped
 	watches   []watch
@@ -89,8 +92,14 @@ func (s *scan) openProcesses(init int, pids []int) error {
 		return fmt.Errorf("process %d: it has ended or is not in the pod's cgroup", init)
 	}
 	s.init = s.procs[0]
+	for _, p := range all {
+		p.setLevel(s.level())
+	}
 	return nil
 }
+
+// level is how many pid namespaces below the host's the pod's is.
+func (s *scan) level() int { return len(s.init.pids) - 1 }
 
 // tree returns the processes that descend from init, parents first and siblings in the order of their start, and the rest.
 func tree(init int, all []*process) (inside, outside []*process) {
@@ -146,7 +155,11 @@ func (s *scan) look() error {
 		if p.zombie() {
 			continue
 		}
-		for _, step := range []func(*process) error{s.lookAtThreads, s.lookAtPaths, s.lookAtDescriptors, s.lookAtMemory} {
+		steps := []func(*process) error{s.lookAtThreads, s.lookAtPaths, s.lookAtDescriptors, s.lookAtMemory}
+		if p.namespaces["mnt"] != s.init.namespaces["mnt"] {
+			steps = steps[:1] // its files are not the pod's, and it can't stay anyway
+		}
+		for _, step := range steps {
 			if err := step(p); err != nil && !gone(err) {
 				return fmt.Errorf("%s: %w", p, err)
 			}
@@ -197,7 +210,7 @@ func (s *scan) lookAtSessions() {
 
 // lookAtProcess judges what the status of a process says.
 func (s *scan) lookAtProcess(p *process) {
-	if p.sessionOutside {
+	if p.sessionOutside(s.level()) {
 		s.add(finding{
 			code: BlockProcess, process: p, fd: -1, detail: "the leader of its session is not in the pod",
 			hint: "start it with setsid",
@@ -211,6 +224,12 @@ func (s *scan) lookAtProcess(p *process) {
 			})
 		}
 		return
+	}
+	if p.state == 'T' && s.oldFreezer {
+		s.add(finding{
+			code: BlockProcess, process: p, fd: -1, detail: "it is stopped (SIGSTOP or ^Z), in which state a v1 cgroup can't freeze it for CRIU",
+			hint: "let it go on with kill -CONT or fg, or end it", passing: true,
+		})
 	}
 	s.lookAtNamespaces(p)
 }

@@ -45,7 +45,7 @@ func (s *scan) lookAtSocket(p *process, fd int, f *file) error {
 			return fmt.Errorf("ask socket: %w", err)
 		}
 	}
-	if !s.net.has(own) {
+	if o.domain != unix.AF_UNIX && !s.net.has(own) {
 		about.detail = "it belongs to another network namespace than the pod's"
 		about.hint = "close it before the move, or open it in the pod"
 		s.add(about)
@@ -106,9 +106,6 @@ func (s *scan) judgeInet(about finding, own int, o options) {
 	case o.kind == unix.SOCK_STREAM:
 		s.judgeTCP(about, own)
 	}
-	if o.domain == unix.AF_INET6 && needsDevice(own) {
-		refuse("bind the socket to its device (SO_BINDTODEVICE)", "CRIU can't save a socket on a link-local address that is bound to no device")
-	}
 }
 
 // judgeTCP judges a TCP socket. A listening one tells the connections that wait for accept as its unacknowledged segments.
@@ -119,7 +116,7 @@ func (s *scan) judgeTCP(about finding, own int) {
 	}
 	const listen = 10
 	if info.State == listen && info.Unacked > 0 {
-		about.passing, about.detail = true, fmt.Sprintf("%d connections wait to be accepted, which CRIU can't save", info.Unacked)
+		about.passing, about.detail = true, fmt.Sprintf("connections wait to be accepted (%d), which CRIU can't save", info.Unacked)
 		about.hint = "try again when the program has accepted them"
 		s.add(about)
 	}
@@ -128,17 +125,6 @@ func (s *scan) judgeTCP(about finding, own int) {
 		about.hint = "run the program without it, for instance without kernel TLS"
 		s.add(about)
 	}
-}
-
-// needsDevice says whether CRIU wants to know the device that a socket is bound to, and there is none.
-func needsDevice(own int) bool {
-	addr, err := unix.Getsockname(own)
-	a, ok := addr.(*unix.SockaddrInet6)
-	if err != nil || !ok || a.Port == 0 || !(a.Addr[0] == 0xfe && a.Addr[1]&0xc0 == 0x80) {
-		return false
-	}
-	device, err := unix.GetsockoptString(own, unix.SOL_SOCKET, unix.SO_BINDTODEVICE)
-	return err == nil && device == ""
 }
 
 // judgeNetlink judges a netlink socket.

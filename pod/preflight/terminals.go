@@ -1,7 +1,6 @@
 package preflight
 
 import (
-	"fmt"
 	"path"
 	"strconv"
 	"strings"
@@ -71,6 +70,7 @@ func (s *scan) lookAtTerminal(about finding, f *file, link func() string) {
 		if index, err := masterIndex(about); err == nil {
 			s.terminals.add(&terminal{about: about, master: true, index: index})
 		}
+	case strings.HasSuffix(name, " (deleted)"): // hung up
 	case major >= majorSlave && major < majorSlave+majorsOfPty:
 		s.terminals.add(&terminal{about: about, index: slaveIndex(name)})
 	}
@@ -78,8 +78,7 @@ func (s *scan) lookAtTerminal(about finding, f *file, link func() string) {
 
 // slaveIndex reads the number of a pseudo terminal from its path, as CRIU does: 0 when there is none.
 func slaveIndex(name string) int {
-	name, _, _ = strings.Cut(path.Base(name), " ") // " (deleted)"
-	n, _ := strconv.Atoi(name)
+	n, _ := strconv.Atoi(path.Base(name))
 	return n
 }
 
@@ -207,9 +206,4 @@ func parseTerminal(text string) terminalStat {
 	st.terminal = uint64(uint32(device))
 	st.foreground, _ = strconv.Atoi(fields[5])
 	return st
-}
-
-// String is for messages in tests.
-func (t *terminal) String() string {
-	return fmt.Sprintf("%s index %d master %v", t.about.what, t.index, t.master)
 }

@@ -42,15 +42,37 @@ func (s *scan) judgeUnixSockets() error {
 		f.code, f.what = BlockUnix, fmt.Sprintf("socket:[%d]", ino)
 		info := all[uint32(ino)]
 		if info == nil {
-			// It was not there any more, or it is of another namespace on a kernel without cookies.
-			f.detail, f.hint = "it belongs to another network namespace than the pod's", "close it before the move"
-			s.add(f)
+			s.judgeForeign(f, uint32(ino))
 			continue
 		}
 		s.judgeUnixState(f, info, one.passCred)
 		s.judgePeer(f, uint32(ino), info, all, listeners)
 	}
 	return nil
+}
+
+// judgeForeign reports a unix socket that was made in another network namespace. CRIU does not find those.
+func (s *scan) judgeForeign(f finding, ino uint32) {
+	f.detail, f.hint = "it belongs to another network namespace than the pod's", "close it before the move"
+	if info := s.hostSocket(ino); info != nil && info.peer != 0 && s.sockets[uint64(info.peer)] == nil {
+		f.hint = hintPeer
+		f.detail = fmt.Sprintf("its other end is outside the pod%s (socket:[%d])", named(s.hostSocket(info.peer)), info.peer)
+	}
+	s.add(f)
+}
+
+// hostSocket returns what is known of a unix socket in the network namespace of this process, or nil.
+func (s *scan) hostSocket(ino uint32) *unixInfo {
+	if s.host == nil {
+		s.host = map[uint32]*unixInfo{}
+		if fd, err := diagSocket(nil); err == nil {
+			if all, err := unixSockets(fd); err == nil {
+				s.host = all
+			}
+			unix.Close(fd)
+		}
+	}
+	return s.host[ino]
 }
 
 // judgeUnixState judges a unix socket by itself.
@@ -77,6 +99,9 @@ func (s *scan) judgePeer(f finding, ino uint32, info *unixInfo, all map[uint32]*
 		peer := all[info.peer]
 		switch {
 		case peer == nil || s.sockets[uint64(info.peer)] == nil:
+			if peer == nil {
+				peer = s.hostSocket(info.peer)
+			}
 			f.hint = hintPeer
 			f.detail = fmt.Sprintf("its other end is outside the pod%s (socket:[%d])", named(peer), info.peer)
 		case peer.peer != ino && peer.name == "":

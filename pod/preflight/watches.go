@@ -108,7 +108,7 @@ func (s *scan) judgeWatches() {
 	for _, list := range lost {
 		for _, w := range list {
 			f := w.about
-			f.detail, f.hint = "CRIU can't tell which file it watches"+s.fileSystem(w.dev), "remove the watch"
+			f.detail, f.hint = "no path leads to the file that it watches"+s.fileSystem(w.dev), "remove the watch"
 			s.add(f)
 		}
 	}
