@@ -3,6 +3,7 @@ package criu
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"google.golang.org/protobuf/proto"
@@ -91,9 +92,21 @@ func RestoreExternalMount(o *rpc.CriuOpts, key, source string) {
 	o.External = append(o.External, fmt.Sprintf("mnt[%s]:%s", key, source))
 }
 
+// FileName is CRIU's name for a file that is open on a mount outside of the tree.
+func FileName(mount, inode uint64) string { return fmt.Sprintf("file[%x:%x]", mount, inode) }
+
+// DumpExternalFile leaves a file outside of the tree ([FileName]) out of the
+// dump. The restore needs a descriptor in its place ([InheritFD]).
+func DumpExternalFile(o *rpc.CriuOpts, name string) { o.External = append(o.External, name) }
+
 // InheritFD puts descriptor fd of the session ([Session.FD]) in the place of
 // the file that key names as readlink of /proc/PID/fd did: "pipe:[1234]",
-// "socket:[1234]", or a path without its first slash.
+// "socket:[1234]", or a path without its first slash; or a [FileName].
 func InheritFD(o *rpc.CriuOpts, fd int32, key string) {
+	if strings.HasPrefix(key, "file[") {
+		// CRIU takes it for a path, too. By the whole name it would find the descriptor as well,
+		// and then want it to be of the same kind and size as the file was.
+		key = key[1:]
+	}
 	o.InheritFd = append(o.InheritFd, &rpc.InheritFd{Fd: proto.Int32(fd), Key: proto.String(key)})
 }

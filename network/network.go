@@ -79,7 +79,7 @@ func New() (*Network, error) {
 	return n, nil
 }
 
-// FromPID opens the network namespace of a running process, which must not be the caller's own.
+// FromPID opens the network namespace of a running process, which must not be the caller's own: that is [ErrHost].
 // Nothing is known of its configuration before Set or Use.
 func FromPID(pid int) (*Network, error) {
 	home, err := os.Open(threadNamespace)
@@ -92,7 +92,7 @@ func FromPID(pid int) (*Network, error) {
 	}
 	same, err := sameFile(home, ns)
 	if err == nil && same {
-		err = fmt.Errorf("open network namespace of process %d: it is the host's", pid)
+		err = fmt.Errorf("open network namespace of process %d: %w", pid, ErrHost)
 	}
 	if err != nil {
 		return nil, errors.Join(err, home.Close(), ns.Close())

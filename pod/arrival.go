@@ -139,7 +139,7 @@ func (a *arrival) since(step string, begin time.Time) {
 // prepareArrival makes everything that can be made before the pod is frozen.
 func (s *Supervisor) prepareArrival(ctx context.Context) (*net.UnixListener, error) {
 	a := s.arrival
-	if err := s.openStreams(a.job.Record.TTY, a.job.Record.Stdin); err != nil {
+	if err := s.openStreams(&a.job.Record); err != nil {
 		return nil, err
 	}
 	var err error
@@ -159,6 +159,9 @@ func (s *Supervisor) prepareArrival(ctx context.Context) (*net.UnixListener, err
 		}
 	}
 	if a.cgroup, err = cgroup.Create(a.job.Bundle.Spec.Linux.CgroupsPath, a.job.Bundle.Spec.Linux.Resources); err != nil {
+		return nil, err
+	}
+	if err := a.job.Mounts.Settle(a.cgroup); err != nil {
 		return nil, err
 	}
 	if err := s.startSession(ctx); err != nil {
@@ -376,6 +379,9 @@ func (s *Supervisor) silence() {
 func (s *Supervisor) settle(ctx context.Context, resumed time.Time) error {
 	a := s.arrival
 	s.stream.start()
+	if a.job.Record.TTY && a.job.Record.Supervisor.Pid == 0 {
+		s.stream.addReturns() // an engine had it, which relays it to another terminal
+	}
 	if a.job.Rows > 0 {
 		_ = s.stream.resize(a.job.Rows, a.job.Columns)
 	}
@@ -383,6 +389,7 @@ func (s *Supervisor) settle(ctx context.Context, resumed time.Time) error {
 	s.record.Moves++
 	s.record.From = a.job.From
 	s.record.Streams = s.stream.identities()
+	s.joinNetwork(a.job.Bundle.Spec)
 	extra, err := json.Marshal(&s.record)
 	if err == nil {
 		s.pod, err = s.rt.Adopt(ctx, s.id, a.job.Bundle, s.pid, a.cgroup, extra)

@@ -39,8 +39,11 @@ type Record struct {
 	Moves int    `json:"moves,omitempty"`
 	From  string `json:"from,omitempty"`
 	// Streams is what the standard streams were when the pod was created, in
-	// the form in which CRIU names them (pipe:[INODE]).
+	// the form in which CRIU names them (pipe:[INODE], file[MOUNT:INODE]);
+	// empty for those that do not lead out of the pod.
 	Streams [3]string `json:"streams"`
+	// Null says which of the streams are /dev/null, as they are on every host then.
+	Null [3]bool `json:"null,omitzero"`
 }
 
 // Volume is a bind mount of a host's file or directory.
@@ -86,6 +89,21 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
 func CheckName(name string) error {
 	if !namePattern.MatchString(name) {
 		return fmt.Errorf("pod name %q: use letters, digits, '.', '-' and '_', at most 63, the first a letter or digit", name)
+	}
+	return nil
+}
+
+// idMax is the most letters of a container's name with which it can move.
+const idMax = 128
+
+// CheckID says whether a container called id can be here: it has a name that
+// CheckName takes, or that an engine made, such as 64 hexadecimal digits.
+func CheckID(id string) error {
+	if err := runtime.CheckID(id); err != nil {
+		return err
+	}
+	if id[0] == '.' || id == "layers" || len(id) > idMax {
+		return fmt.Errorf("container name %q: at most %d letters, the first no dot, and not layers", id, idMax)
 	}
 	return nil
 }

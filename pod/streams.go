@@ -20,38 +20,39 @@ type streams struct {
 	names [3]string
 
 	mu      sync.Mutex
-	input   *os.File // to the pod's standard input; nil when closed
-	master  *os.File // the terminal's master
-	outputs []*os.File
+	input   *os.File    // to the pod's standard input; nil when closed
+	master  *os.File    // the terminal's master
+	outputs [2]*os.File // from the pod's standard output and error; nil for those that are /dev/null
 	clients map[net.Conn]struct{}
 	readers sync.WaitGroup
 }
 
-// newPipes makes the pipes of a pod without a terminal. Unless stdin is
-// wanted, the pod reads an end of file at once.
-func newPipes(log *logWriter, stdin bool) (*streams, error) {
+// newPipes makes the pipes of a pod without a terminal, for those of its
+// streams that are not /dev/null. Unless stdin is wanted, the pod reads an end
+// of file at once.
+func newPipes(log *logWriter, stdin bool, null [3]bool) (*streams, error) {
 	s := &streams{log: log, clients: map[net.Conn]struct{}{}}
-	inR, inW, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("make pipe: %w", err)
-	}
-	if stdin {
-		s.input = inW
-	} else {
-		inW.Close()
-	}
-	s.child[0] = inR
-	for i := 1; i < 3; i++ {
-		r, w, err := os.Pipe()
+	for i := range s.child {
+		var err error
+		switch {
+		case null[i]:
+			s.child[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		case i == 0:
+			s.child[0], s.input, err = os.Pipe()
+		default:
+			s.outputs[i-1], s.child[i], err = os.Pipe()
+		}
 		if err != nil {
 			s.close()
-			return nil, fmt.Errorf("make pipe: %w", err)
+			return nil, fmt.Errorf("make standard streams: %w", err)
 		}
-		s.child[i] = w
-		s.outputs = append(s.outputs, r)
+		if !null[i] {
+			s.names[i] = pipeName(s.child[i])
+		}
 	}
-	for i, f := range s.child {
-		s.names[i] = pipeName(f)
+	if s.input != nil && !stdin {
+		s.input.Close()
+		s.input = nil
 	}
 	return s, nil
 }
@@ -103,6 +104,9 @@ func (s *streams) start() {
 		}
 	}
 	for i, f := range s.outputs {
+		if f == nil {
+			continue
+		}
 		s.read(f, []string{"stdout", "stderr"}[i], []byte{FrameStdout, FrameStderr}[i])
 	}
 }
@@ -184,6 +188,22 @@ func (s *streams) write(data []byte) error {
 	return err
 }
 
+// addReturns makes the terminal write a carriage return before each newline,
+// for clients whose own terminals are raw.
+func (s *streams) addReturns() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.master == nil {
+		return
+	}
+	withFd(s.master, func(fd int) {
+		if t, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
+			t.Oflag |= unix.ONLCR
+			_ = unix.IoctlSetTermios(fd, unix.TCSETS, t)
+		}
+	})
+}
+
 // resize tells the terminal its size.
 func (s *streams) resize(rows, columns uint16) error {
 	s.mu.Lock()
@@ -225,14 +245,14 @@ func withFd(file *os.File, f func(fd int)) {
 // written is in the log, and returns the log's size. The pod is frozen by now.
 func (s *streams) drain(limit time.Duration) int64 {
 	s.mu.Lock()
-	files := append([]*os.File(nil), s.outputs...)
-	if s.master != nil {
-		files = append(files, s.master)
-	}
+	files := append(s.outputs[:len(s.outputs):len(s.outputs)], s.master)
 	s.mu.Unlock()
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
 		waiting := 0
 		for _, f := range files {
+			if f == nil {
+				continue
+			}
 			withFd(f, func(fd int) {
 				if n, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
 					waiting += n
@@ -262,12 +282,12 @@ func (s *streams) waitOutput() {
 // close ends everything; the readers end with their files.
 func (s *streams) close() {
 	s.mu.Lock()
-	for _, f := range append(append(s.child[:], s.outputs...), s.input, s.master) {
+	for _, f := range append(append(s.child[:], s.outputs[:]...), s.input, s.master) {
 		if f != nil {
 			f.Close()
 		}
 	}
-	s.input, s.master, s.outputs, s.child = nil, nil, nil, [3]*os.File{}
+	s.input, s.master, s.outputs, s.child = nil, nil, [2]*os.File{}, [3]*os.File{}
 	s.mu.Unlock()
 	s.readers.Wait()
 }

@@ -88,7 +88,7 @@ func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, e
 	if err := os.Chmod(job.Bundle.Overlay.Upper, 0o755); err != nil { // it shows as the pod's root directory
 		return nil, fmt.Errorf("make pod directory: %w", err)
 	}
-	if err := s.openStreams(job.Record.TTY, job.Record.Stdin); err != nil {
+	if err := s.openStreams(&job.Record); err != nil {
 		return nil, err
 	}
 	if err := s.openNetwork(ctx, job.Record.Network); err != nil {
@@ -123,16 +123,16 @@ func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, e
 	return listener, nil
 }
 
-func (s *Supervisor) openStreams(tty, stdin bool) error {
+func (s *Supervisor) openStreams(r *Record) error {
 	log, err := openLog(LogPath(s.dir))
 	if err != nil {
 		return err
 	}
-	if tty {
+	if r.TTY {
 		s.stream = newTerminal(log)
 		return nil
 	}
-	s.stream, err = newPipes(log, stdin)
+	s.stream, err = newPipes(log, r.Stdin, r.Null)
 	return err
 }
 

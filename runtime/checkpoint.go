@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"os"
+	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"google.golang.org/protobuf/proto"
@@ -13,10 +14,11 @@ import (
 type DumpRequest struct {
 	Container *Container
 	Mounts    *MountPlan
-	Images    *os.File // directory of the metadata images, best on tmpfs
-	Pages     int32    // number of the page channel's descriptor in CRIU; negative: pages go to Images
-	Freezer   string   // directory of the frozen freezer cgroup
-	Leave     bool     // leave the container running
+	Images    *os.File  // directory of the metadata images, best on tmpfs
+	Pages     int32     // number of the page channel's descriptor in CRIU; negative: pages go to Images
+	Freezer   string    // directory of the frozen freezer cgroup
+	Leave     bool      // leave the container running
+	Streams   [3]string // names of the standard streams that lead outside
 }
 
 // DumpOptions maps a container to the options of a CRIU dump.
@@ -35,6 +37,11 @@ func DumpOptions(r *DumpRequest) *rpc.CriuOpts {
 	}
 	for _, m := range r.Mounts.Binds {
 		criu.DumpExternalMount(o, m.Target, m.Key)
+	}
+	for _, name := range r.Streams {
+		if strings.HasPrefix(name, "file[") {
+			criu.DumpExternalFile(o, name)
+		}
 	}
 	return o
 }

@@ -11,6 +11,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/zap-migrate/zap/runtime/cgroup"
 	"github.com/zap-migrate/zap/spec"
 )
 
@@ -29,14 +30,39 @@ type MountPlan struct {
 type TreeMount struct {
 	Key     string   `json:"key"`
 	Target  string   `json:"target"`
-	Options []string `json:"options,omitempty"` // of the file system: size=, mode=, uid=, gid=, nr_inodes=
+	Options []string `json:"options,omitempty"` // of the file system: source=, size=, mode=, uid=, gid=, nr_inodes=
 }
 
-// BindMount is a bind mount of a container.
+// BindMount is a bind mount of a container, or a mount of a cgroup hierarchy, which on every host shows the container's own group
+// there.
 type BindMount struct {
 	Key    string `json:"key"`
 	Target string `json:"target"`
-	Source string `json:"source"`
+	Source string `json:"source,omitempty"`
+	// Controller is, for a cgroup hierarchy, one by which it is known: a v1 controller, name=systemd, or unified for v2. Source is then
+	// empty, and Below is the directory that is shown, below the container's group.
+	Controller string `json:"controller,omitempty"`
+	Below      string `json:"below,omitempty"`
+}
+
+// unified is the Controller of a v2 hierarchy.
+const unified = "unified"
+
+// Settle finds the container's group in this host's hierarchies for the cgroup mounts of a plan that came from another host.
+func (p *MountPlan) Settle(cg *cgroup.Cgroup) error {
+	paths := cg.Paths()
+	paths[unified] = cg.UnifiedDir()
+	for i := range p.Binds {
+		m := &p.Binds[i]
+		if m.Controller == "" {
+			continue
+		}
+		if paths[m.Controller] == "" {
+			return fmt.Errorf("mount cgroup on %s: this host has no hierarchy %s", m.Target, m.Controller)
+		}
+		m.Source = filepath.Join(paths[m.Controller], filepath.Join("/", m.Below))
+	}
+	return nil
 }
 
 // mountInfo is a line of /proc/PID/mountinfo (proc(5)).
@@ -49,10 +75,31 @@ type mountInfo struct {
 	mountFlagsOptions []string
 }
 
-// PlanMounts reads the mounts of the process pid and says how each of them
-// travels. The error names every mount that can't.
-func PlanMounts(pid int, b *spec.Bundle) (*MountPlan, error) {
-	file, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+// PlanMounts reads the mounts of a container's first process and says how each of them travels. The error names every mount that can't.
+func PlanMounts(s *State) (*MountPlan, error) {
+	mounts, err := readMountInfo(strconv.Itoa(s.Pid))
+	if err != nil {
+		return nil, err
+	}
+	host, err := readMountInfo("self")
+	if err != nil {
+		return nil, err
+	}
+	p := &planner{sources: bindSources(s.Bundle), host: map[string]string{}, cgroup: s.CgroupPath, trees: map[string]bool{}}
+	for _, m := range host {
+		p.host[m.target] = m.device
+	}
+	for _, m := range mounts {
+		p.add(&m)
+	}
+	if len(p.refused) > 0 {
+		return &p.plan, fmt.Errorf("mounts that can't travel: %s", strings.Join(p.refused, ", "))
+	}
+	return &p.plan, nil
+}
+
+func readMountInfo(pid string) ([]mountInfo, error) {
+	file, err := os.Open("/proc/" + pid + "/mountinfo")
 	if err != nil {
 		return nil, err
 	}
@@ -61,49 +108,96 @@ func PlanMounts(pid int, b *spec.Bundle) (*MountPlan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", file.Name(), err)
 	}
-	return planMounts(mounts, b)
+	return mounts, nil
 }
 
-func planMounts(mounts []mountInfo, b *spec.Bundle) (*MountPlan, error) {
-	plan := &MountPlan{}
-	sources := bindSources(b)
-	rootDevice := ""
-	var refused []string
-	for _, m := range mounts {
-		key := fmt.Sprintf("zap-%d", len(plan.Trees)+len(plan.Binds))
-		source, bound := sources[filepath.Clean(m.target)]
+// planner makes a MountPlan.
+type planner struct {
+	sources map[string]string // of the specification's bind mounts, by target; "" for its other mounts
+	host    map[string]string // devices of this host's mounts by target
+	cgroup  string            // of the container
+	root    string            // device of the root file system
+	trees   map[string]bool   // devices of the trees
+	plan    MountPlan
+	refused []string
+}
+
+// add decides about one mount.
+func (p *planner) add(m *mountInfo) {
+	key := fmt.Sprintf("zap-%d", len(p.plan.Trees)+len(p.plan.Binds))
+	source := p.source(m)
+	switch {
+	case m.target == "/":
+		p.root = m.device
+	case source != "":
+		p.plan.Binds = append(p.plan.Binds, BindMount{Key: key, Target: m.target, Source: source})
+	case m.fstype == "cgroup" || m.fstype == "cgroup2":
+		below, ok := strings.CutPrefix(m.root, p.cgroup)
+		if !ok || below != "" && below[0] != '/' {
+			p.refuse(m, "it shows the cgroup "+m.root)
+			return
+		}
+		p.plan.Binds = append(p.plan.Binds, BindMount{Key: key, Target: m.target, Controller: controllerOf(m), Below: below})
+	case m.fstype == "devtmpfs" && m.root != "/":
+		p.plan.Binds = append(p.plan.Binds, BindMount{Key: key, Target: m.target, Source: "/dev" + m.root})
+	case m.fstype == "tmpfs" && m.root == "/" && !p.trees[m.device]:
+		p.trees[m.device] = true
+		p.plan.Trees = append(p.plan.Trees, TreeMount{Key: key, Target: m.target, Options: tmpfsOptions(m)})
+	case m.device == p.root, carriedByCRIU(m.fstype), m.fstype == "tmpfs" && p.trees[m.device]:
+		// part of the root file system, made anew by CRIU, or a bind of a tmpfs above
+	default:
+		p.refuse(m, m.fstype)
+	}
+}
+
+func (p *planner) refuse(m *mountInfo, why string) {
+	p.refused = append(p.refused, fmt.Sprintf("%s (%s)", m.target, why))
+}
+
+// source returns the path on the host of a mount that is a bind mount of the specification, or came along with one.
+func (p *planner) source(m *mountInfo) string {
+	for at := filepath.Clean(m.target); at != "/"; at = filepath.Dir(at) {
+		source, ok := p.sources[at]
 		switch {
-		case m.target == "/":
-			rootDevice = m.device
-		case bound:
-			plan.Binds = append(plan.Binds, BindMount{Key: key, Target: m.target, Source: source})
-		case m.fstype == "devtmpfs" && m.root != "/":
-			plan.Binds = append(plan.Binds, BindMount{Key: key, Target: m.target, Source: "/dev" + m.root})
-		case m.fstype == "tmpfs" && m.root == "/":
-			plan.Trees = append(plan.Trees, TreeMount{Key: key, Target: m.target, Options: tmpfsOptions(m.fsOptions)})
-		case m.device == rootDevice, carriedByCRIU(m.fstype), m.fstype == "tmpfs":
-			// part of the root file system, made anew by CRIU, or a bind of a tmpfs above
+		case !ok:
+			continue
+		case at == m.target:
+			return source
+		}
+		if path := filepath.Join(source, strings.TrimPrefix(m.target, at)); source != "" && p.host[path] == m.device {
+			return path
+		}
+		return ""
+	}
+	return ""
+}
+
+// controllerOf names the hierarchy that is mounted.
+func controllerOf(m *mountInfo) string {
+	if m.fstype == "cgroup2" {
+		return unified
+	}
+	for _, o := range m.fsOptions {
+		switch name, _, _ := strings.Cut(o, "="); name {
+		case "rw", "ro", "xattr", "none", "release_agent", "clone_children", "noprefix", "cpuset_v2_mode":
 		default:
-			refused = append(refused, fmt.Sprintf("%s (%s)", m.target, m.fstype))
+			return o
 		}
 	}
-	if len(refused) > 0 {
-		return plan, fmt.Errorf("mounts that can't travel: %s", strings.Join(refused, ", "))
-	}
-	return plan, nil
+	return ""
 }
 
-// bindSources maps the destination of each bind mount of the spec to its source.
+// bindSources maps the destination of each mount of the specification to its source, "" when it is no bind mount.
 func bindSources(b *spec.Bundle) map[string]string {
 	sources := map[string]string{}
 	for _, m := range b.Spec.Mounts {
+		source := ""
 		if isBind(m) {
-			source := m.Source
-			if !filepath.IsAbs(source) {
+			if source = m.Source; !filepath.IsAbs(source) {
 				source = filepath.Join(b.Dir, source)
 			}
-			sources[filepath.Clean(m.Destination)] = source
 		}
+		sources[filepath.Clean(m.Destination)] = source
 	}
 	return sources
 }
@@ -123,16 +217,16 @@ func isBind(m specs.Mount) bool {
 // carriedByCRIU lists the file systems that CRIU makes anew by itself.
 func carriedByCRIU(fstype string) bool {
 	switch fstype {
-	case "proc", "sysfs", "devpts", "mqueue", "securityfs", "debugfs", "tracefs", "configfs", "pstore", "binfmt_misc", "cgroup", "cgroup2":
+	case "proc", "sysfs", "devpts", "mqueue", "securityfs", "debugfs", "tracefs", "configfs", "pstore", "binfmt_misc":
 		return true
 	}
 	return false
 }
 
 // tmpfsOptions keeps the options that describe the file system itself.
-func tmpfsOptions(options []string) []string {
-	var kept []string
-	for _, o := range options {
+func tmpfsOptions(m *mountInfo) []string {
+	kept := []string{"source=" + m.source}
+	for _, o := range m.fsOptions {
 		name, _, _ := strings.Cut(o, "=")
 		switch name {
 		case "size", "nr_inodes", "mode", "uid", "gid":

@@ -44,7 +44,7 @@ func RestoreOptions(r *RestoreRequest) *rpc.CriuOpts {
 // Stream is a standard stream: what it was at the dump, and the descriptor in
 // CRIU ([criu.Session.FD]) that takes its place.
 type Stream struct {
-	Name string // pipe:[INODE]
+	Name string // pipe:[INODE] or file[MOUNT:INODE]
 	FD   int32
 }
 
@@ -95,11 +95,16 @@ func openRoot(b *spec.Bundle) (*os.File, error) {
 }
 
 // DetachedTmpfs makes a tmpfs that is mounted nowhere: it lives as long as
-// somebody holds its descriptor. Options are those of tmpfs(5), as in size=64m.
+// somebody holds its descriptor. Options are those of tmpfs(5), as in size=64m,
+// and source=, the name that mount tables show.
 func DetachedTmpfs(options []string, flags int) (*os.File, error) {
 	settings := [][2]string{{"source", "tmpfs"}}
 	for _, o := range options {
 		key, value, _ := strings.Cut(o, "=")
+		if key == "source" {
+			settings[0][1] = value
+			continue
+		}
 		settings = append(settings, [2]string{key, value})
 	}
 	return detachedMount("tmpfs", settings, flags)

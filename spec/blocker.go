@@ -32,6 +32,7 @@ const (
 	BlockLSM        = "lsm"
 	BlockMount      = "mount"
 	BlockBridge     = "bridge"
+	BlockNetwork    = "network"
 	BlockName       = "name"
 	BlockAddress    = "address"
 	BlockMemory     = "memory"

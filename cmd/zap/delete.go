@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 
+	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/runtime"
 )
 
@@ -15,14 +17,20 @@ func newDeleteCommand(g *globals) *cobra.Command {
 		Short: "Remove a container that has stopped",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := runtime.New(g.root, g.log).Load(args[0])
+			p, err := pod.Load(runtime.New(g.root, g.log), args[0])
 			if force && errors.Is(err, runtime.ErrNotExist) {
 				return nil
 			}
 			if err != nil {
 				return err
 			}
-			return c.Delete(cmd.Context(), force)
+			if p.Supervised() && (force || p.Status() == specs.StateStopped) {
+				// A container that has moved here has a supervisor, which puts away what it owns.
+				if err := p.End(cmd.Context()); err != nil {
+					return err
+				}
+			}
+			return p.Delete(cmd.Context(), force)
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill what still runs; a container that is not there is no error")

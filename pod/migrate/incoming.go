@@ -259,9 +259,12 @@ func localBundle(root, dir string, o *Offer) *spec.Bundle {
 	linux := *s.Linux
 	linux.CgroupsPath = pod.CgroupPath(root, o.Pod)
 	s.Linux = &linux
+	s.Hooks = nil // they are programs of the host that the pod was made on
 	b.Spec = &s
 	if b.Overlay == nil {
-		s.Root.Path = filepath.Join(dir, "rootfs")
+		root := *s.Root
+		root.Path = filepath.Join(dir, "rootfs")
+		s.Root = &root
 		return &b
 	}
 	b.Overlay = pod.LocalOverlay(dir)

@@ -30,22 +30,22 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	if s.cgroup, err = p.Cgroup(); err != nil {
 		return err
 	}
-	if s.net, err = podNetwork(p); err != nil {
-		return err
-	}
 	state := p.State()
 	o := &Offer{Migration: pod.NewUID(), Pod: p.ID(), Bundle: state.Bundle, Record: p.Record, Status: string(p.Status())}
-	plan, planErr := runtime.PlanMounts(state.Pid, state.Bundle)
-	o.Mounts = *plan
-	if o.Record.UID == "" { // a container of the OCI verbs: a pod of one
-		o.Record.UID, o.Record.Streams = pod.NewUID(), state.Stdio
+	plan, planErr := runtime.PlanMounts(state)
+	if plan == nil {
+		return planErr
 	}
-	if p.Record.Network != nil {
-		now, err := network.Snapshot(ctx, s.net, *p.Record.Network)
-		if err != nil {
-			return err
-		}
-		o.Network = &now
+	o.Mounts = *plan
+	if !p.Supervised() { // a container of the OCI verbs: a pod of one
+		o.Record.UID, o.Record.TTY = pod.NewUID(), state.Bundle.Spec.Process.Terminal
+		s.checkNamespaces(state.Pid)
+	}
+	if err := nameStreams(p, &o.Record); err != nil {
+		return err
+	}
+	if err := s.openNetwork(ctx, o); err != nil {
+		return err
 	}
 	if err := s.identify(state.Bundle); err != nil {
 		return err
@@ -57,6 +57,93 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	s.offer = o
 	s.files = &files{pod: p, bundle: state.Bundle, layers: o.Record.Layers, mounts: o.Mounts, pid: state.Pid}
 	return s.blockers(planErr)
+}
+
+// openNetwork opens the pod's network namespace and describes it in the offer.
+// A namespace that can't move is a blocker like others.
+func (s *Source) openNetwork(ctx context.Context, o *Offer) error {
+	net, cfg, err := podNetwork(ctx, s.Pod)
+	s.net = net
+	var unfit *network.UnfitError
+	switch {
+	case errors.As(err, &unfit):
+		s.block(spec.BlockNetwork, unfit.Error(), "give the container one veth link whose other end is in a bridge, or none")
+	case errors.Is(err, network.ErrHost):
+		s.block(spec.BlockNetwork, "it uses the host's network", "run it in a network namespace of its own")
+		return nil
+	case err != nil:
+		return err
+	case s.Pod.Supervised() && cfg != nil:
+		now, err := network.Snapshot(ctx, net, *cfg)
+		if err != nil {
+			return err
+		}
+		cfg = &now
+	}
+	o.Network = cfg
+	if s.Pod.Supervised() {
+		return nil
+	}
+	return s.checkAlone()
+}
+
+// checkNamespaces wants a container to have those namespaces of its own that a
+// pod can't be without: its pids and mounts would meet others on the target.
+func (s *Source) checkNamespaces(pid int) {
+	for name, what := range map[string]string{"pid": "processes", "mnt": "mounts"} {
+		own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+		if host, herr := os.Readlink("/proc/self/ns/" + name); err == nil && herr == nil && own == host {
+			s.block(preflight.BlockNamespace, "it uses the host's "+what, "run it in a "+name+" namespace of its own")
+		}
+	}
+}
+
+// checkAlone wants the container of an engine to be alone in its network
+// namespace, which stays when the container has left, and is silent then.
+func (s *Source) checkAlone() error {
+	users, err := s.net.Users()
+	if err != nil {
+		return err
+	}
+	own, err := s.cgroup.Procs()
+	if err != nil {
+		return err
+	}
+	for _, pid := range users {
+		if slices.Contains(own, pid) {
+			continue
+		}
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil {
+			continue // it has ended
+		}
+		s.block(spec.BlockNetwork, fmt.Sprintf("process %d (%s), which is not of it, is in its network namespace", pid, strings.TrimSpace(string(name))),
+			"end it: the namespace is silent when the pod has left")
+	}
+	return nil
+}
+
+// block notes a reason in the pod itself why it can't move.
+func (s *Source) block(code, detail, hint string) {
+	s.found = append(s.found, spec.Blocker{Code: code, Subject: s.Pod.ID(), Detail: detail, Hint: hint})
+}
+
+// nameStreams says what the pod's standard streams are outside of it, and what
+// they will be on the target: /dev/null stays that, everything else becomes a
+// pipe or terminal of the supervisor there.
+func nameStreams(p *pod.Pod, r *pod.Record) error {
+	if r.TTY {
+		return nil
+	}
+	streams, err := p.Streams()
+	if err != nil {
+		return err
+	}
+	if !p.Supervised() {
+		r.Stdin = streams.Names[0] != "" && !streams.Null[0] // whoever had the other end may have had more to say
+	}
+	r.Streams, r.Null = streams.Names, streams.Null
+	return nil
 }
 
 // identify names the pod's lower layers by their content and keeps the names.
@@ -80,10 +167,10 @@ func (s *Source) blockers(plan error) error {
 		return err
 	}
 	if plan != nil {
-		found = append(found, spec.Blocker{Code: spec.BlockMount, Subject: s.Pod.ID(), Detail: plan.Error()})
+		s.block(spec.BlockMount, plan.Error(), "")
 	}
-	if len(found) > 0 {
-		return &RejectedError{Peer: s.Options.Peer, Blockers: found}
+	if s.found = append(found, s.found...); len(s.found) > 0 {
+		return &RejectedError{Peer: s.Options.Peer, Blockers: s.found}
 	}
 	return nil
 }

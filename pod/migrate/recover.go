@@ -39,11 +39,11 @@ func resume(ctx context.Context, p *pod.Pod, j *Journal) error {
 	if err != nil {
 		return err
 	}
-	net, err := podNetwork(p)
-	if err != nil {
+	net, cfg, err := podNetwork(ctx, p)
+	if net == nil {
 		return err
 	}
-	defer net.Close()
+	defer net.Close() // err is only that its configuration can't be told, and it was not when the move began
 	pids, err := cg.Procs()
 	if err != nil {
 		return err
@@ -64,22 +64,31 @@ func resume(ctx context.Context, p *pod.Pod, j *Journal) error {
 			return err
 		}
 	}
-	if p.Record.Network == nil {
+	if cfg == nil {
 		return nil
 	}
 	return net.Announce(ctx) // the target may have taken the address
 }
 
-// podNetwork opens the network namespace of a pod's first process.
-func podNetwork(p *pod.Pod) (*network.Network, error) {
+// podNetwork opens the network namespace of a pod's first process, and says
+// what is known of it, nil if it has loopback only. What the container of an
+// engine has is found out by looking; when that is of no kind that can move,
+// the namespace comes with the error.
+func podNetwork(ctx context.Context, p *pod.Pod) (*network.Network, *network.Config, error) {
 	n, err := network.FromPID(p.State().Pid)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if p.Record.Network != nil {
-		n.Use(*p.Record.Network)
+	cfg := p.Record.Network
+	if !p.Supervised() {
+		if cfg, err = network.Discover(ctx, n); err != nil {
+			return n, nil, err
+		}
 	}
-	return n, nil
+	if cfg != nil {
+		n.Use(*cfg)
+	}
+	return n, cfg, nil
 }
 
 // endCriu waits for the CRIU of a move to end, and ends it after a second.
@@ -162,7 +171,7 @@ func forget(ctx context.Context, p *pod.Pod, j *Journal) (kept string, err error
 	if err := p.End(ctx); err != nil {
 		return "", err
 	}
-	if j.KeepLog {
+	if j.KeepLog && p.Supervised() {
 		kept = p.Dir() + ".log"
 		if err := os.Rename(pod.LogPath(p.Dir()), kept); err != nil {
 			return "", fmt.Errorf("keep log: %w", err)

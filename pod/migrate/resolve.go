@@ -18,7 +18,7 @@ import (
 // removes a pod that was committed, or lets one go on that was not. The person
 // has to decide the same on both hosts: nobody else can.
 func Resolve(ctx context.Context, rt *runtime.Runtime, name, verdict string, log *slog.Logger) (string, error) {
-	if err := pod.CheckName(name); err != nil {
+	if err := pod.CheckID(name); err != nil {
 		return "", err
 	}
 	dir := filepath.Join(rt.Root(), name)

@@ -15,6 +15,7 @@ import (
 	"github.com/zap-migrate/zap/pod/pages"
 	"github.com/zap-migrate/zap/runtime"
 	"github.com/zap-migrate/zap/runtime/cgroup"
+	"github.com/zap-migrate/zap/spec"
 )
 
 // Options are what `zap migrate` was asked for.
@@ -54,6 +55,7 @@ type Source struct {
 	cgroup  *cgroup.Cgroup
 	net     *network.Network
 	files   *files
+	found   []spec.Blocker // in the pod, before it was looked at by preflight
 
 	frozen  time.Time
 	result  Result
@@ -170,8 +172,10 @@ func (s *Source) move(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.net.Arm(ctx); err != nil {
-		return err
+	if s.offer.Network != nil {
+		if err := s.net.Arm(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.control.wait(ctx, frameReady); err != nil {
 		return err
@@ -206,6 +210,7 @@ func (s *Source) startSession(ctx context.Context) (err error) {
 func (s *Source) dump(ctx context.Context) error {
 	options := runtime.DumpOptions(&runtime.DumpRequest{
 		Container: s.Pod.Container, Mounts: &s.offer.Mounts, Images: s.images, Pages: s.session.FD(0), Freezer: s.cgroup.FreezerPath(),
+		Streams: s.offer.Record.Streams,
 	})
 	var cause error
 	memory := make(chan error, 1)
@@ -243,8 +248,10 @@ func (s *Source) freeze(ctx context.Context) error {
 	s.timings.mark("freeze", s.frozen)
 	// Until the target holds what comes for the pod, the pod still hears here,
 	// for its sockets are not dumped yet; but it must not answer any more.
-	if err := s.net.Mute(ctx); err != nil {
-		return err
+	if s.offer.Network != nil {
+		if err := s.net.Mute(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.control.conn.WriteJSON(frameFrozen, struct{}{}); err != nil {
 		return err
@@ -254,6 +261,10 @@ func (s *Source) freeze(ctx context.Context) error {
 		return err
 	}
 	s.timings.mark("announced", s.frozen)
+	if s.offer.Network == nil {
+		return nil
+	}
+	// For ever, as far as the namespace of an engine goes, which stays when the pod has left.
 	return s.net.Lock(ctx)
 }
 

@@ -125,13 +125,13 @@ func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Of
 
 // checkOffer refuses what no honest source sends.
 func checkOffer(o *Offer) error {
-	if err := pod.CheckName(o.Pod); err != nil {
+	if err := pod.CheckID(o.Pod); err != nil {
 		return err
 	}
 	switch {
 	case len(o.Migration) != 32:
 		return fmt.Errorf("offer of pod %s: its move has no name", o.Pod)
-	case o.Manifest == nil || o.Bundle == nil || o.Bundle.Spec == nil:
+	case o.Manifest == nil || o.Bundle == nil || o.Bundle.Spec == nil || o.Bundle.Spec.Linux == nil || o.Bundle.Spec.Root == nil:
 		return fmt.Errorf("offer of pod %s: it has no manifest or bundle", o.Pod)
 	case len(o.Mounts.Trees)+len(o.Mounts.Binds) > 10_000:
 		return fmt.Errorf("offer of pod %s: %d mounts", o.Pod, len(o.Mounts.Trees)+len(o.Mounts.Binds))
@@ -147,7 +147,7 @@ func checkOffer(o *Offer) error {
 // answer tells a source that has lost its connection what became of its move,
 // and carries out the verdict that it brings.
 func (t *Target) answer(ctx context.Context, q *query) *status {
-	if pod.CheckName(q.Pod) != nil || len(q.Migration) != 32 {
+	if pod.CheckID(q.Pod) != nil || len(q.Migration) != 32 {
 		return &status{Error: "malformed query"}
 	}
 	dir := filepath.Join(t.Runtime.Root(), q.Pod)

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/criu"
 )
 
 // ghostLimit is the most that CRIU saves of a deleted file, in bytes: package criu asks for it.
@@ -45,6 +47,9 @@ func (s *scan) lookAtDescriptors(p *process) error {
 func (s *scan) lookAtDescriptor(p *process, dir, fd int, f *file) error {
 	link := func() string { t, _ := readlinkAt(dir, strconv.Itoa(fd)); return t }
 	about := finding{process: p, fd: fd}
+	if s.streams[criu.FileName(f.mount, f.ino)] {
+		return nil
+	}
 	switch f.kind() {
 	case unix.S_IFSOCK:
 		return s.lookAtSocket(p, fd, f)
