@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -195,7 +196,7 @@ func (s *scene) stopAt(phase string) {
 	}
 	s.move = s.alpha.StartMove(s.t, s.pod.Name, s.beta, o)
 	WaitFor(s.t, 30*time.Second, "the move to stop at "+phase, func() bool {
-		s.stopped = stoppedZap(s.t)
+		s.stopped = stoppedZap()
 		if s.stopped == nil && s.move.Ended() {
 			s.t.Fatalf("the move ended before phase %s: %v", phase, s.move.Wait())
 		}
@@ -207,9 +208,12 @@ func (s *scene) stopAt(phase string) {
 }
 
 // stoppedZap is the process of zap that has stopped itself: zap migrate, zap serve, or a pod's supervisor.
-func stoppedZap(t *testing.T) *Process {
-	t.Helper()
-	for _, p := range mustDescendants(t) {
+func stoppedZap() *Process {
+	all, err := descendants()
+	if err != nil {
+		return nil
+	}
+	for _, p := range all {
 		if p.State == 'T' && strings.Contains(p.Args, "--root") {
 			return &p
 		}
@@ -217,11 +221,26 @@ func stoppedZap(t *testing.T) *Process {
 	return nil
 }
 
-// goOn lets the process that stands still go on, if it is alive.
+// goOn lets the process that stands still go on, and any other that stops itself later: a phase may be entered by more than
+// one, and by the second try too.
 func (s *scene) goOn() {
 	if err := signalProcess(*s.stopped, unix.SIGCONT); err != nil {
 		s.t.Fatal(err)
 	}
+	over := make(chan struct{})
+	s.t.Cleanup(func() { close(over) })
+	go func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			if p := stoppedZap(); p != nil {
+				signalProcess(*p, unix.SIGCONT)
+			}
+		}
+	}()
 }
 
 func (s *scene) undoAll() {
@@ -254,7 +273,7 @@ func (s *scene) killCriu(source bool) bool {
 	return found
 }
 
-// shrinkMemory takes the target's memory away: the pod's cgroup there gets a limit that no pod fits in.
+// shrinkMemory takes the target's memory away: the pod's cgroup there gets a limit just above what it uses so far.
 func (s *scene) shrinkMemory() bool {
 	s.t.Helper()
 	now, err := s.cgroups()
@@ -263,14 +282,19 @@ func (s *scene) shrinkMemory() bool {
 	}
 	shrunk := false
 	for _, dir := range now {
-		for _, file := range []string{"memory.limit_in_bytes", "memory.max"} {
-			path := filepath.Join(dir, file)
-			if _, err := os.Stat(path); err != nil || s.had[dir] {
+		for limit, usage := range map[string]string{"memory.limit_in_bytes": "memory.usage_in_bytes", "memory.max": "memory.current"} {
+			text, err := os.ReadFile(filepath.Join(dir, usage))
+			if err != nil || s.had[dir] {
 				continue
 			}
-			if err := os.WriteFile(path, []byte("1048576"), 0); err == nil {
-				shrunk = true
+			used, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+			if err != nil {
+				s.t.Fatal(err)
 			}
+			if err := os.WriteFile(filepath.Join(dir, limit), []byte(strconv.FormatInt(used+2<<20, 10)), 0); err != nil {
+				s.t.Fatalf("shrink the target's memory: %v", err)
+			}
+			shrunk = true
 		}
 	}
 	return shrunk
