@@ -60,6 +60,7 @@ type ArrivalWord struct {
 	HeldFrames int              `json:"held_frames,omitempty"`
 	Timings    map[string]int64 `json:"timings,omitempty"` // microseconds
 	Pid        int              `json:"pid,omitempty"`
+	Queues     []runtime.Queue  `json:"queues,omitempty"` // with ArrivalRestore
 }
 
 // Journal is where an arrival writes its phases, each durable before it acts.
@@ -75,6 +76,7 @@ type arrival struct {
 	images  *os.File
 	trees   []*os.File
 	session *criu.Session
+	queues  []runtime.Queue
 	cgroup  *cgroup.Cgroup
 	hold    *network.Holder
 	held    int
@@ -245,6 +247,9 @@ func (a *arrival) listen(ctx context.Context, cancel context.CancelFunc, words c
 			}
 			continue
 		}
+		if w.Word == ArrivalRestore {
+			a.queues = w.Queues // the channel hands it over
+		}
 		select {
 		case words <- w.Word:
 		case <-ctx.Done():
@@ -291,7 +296,8 @@ func (s *Supervisor) restore(ctx context.Context) error {
 	}
 	committed := false
 	callbacks := criu.Callbacks{
-		PostRestore: func(pid int) error { s.pid = pid; return nil },
+		SetupNamespaces: func(pid int) error { return runtime.RestoreQueues(pid, a.queues) },
+		PostRestore:     func(pid int) error { s.pid = pid; return nil },
 		PreResume: func() error {
 			a.since("restore", begin)
 			if err := s.park(ctx); err != nil {

@@ -19,7 +19,7 @@ import (
 // line; after an attach the connection carries frames (attach.go).
 const (
 	controlName   = "control.sock"
-	controlMax    = 1 << 20
+	controlMax    = 16 << 20
 	OpStatus      = "status"  // answer: Status
 	OpAttach      = "attach"  // then frames
 	OpWait        = "wait"    // answers when the program has ended: Code

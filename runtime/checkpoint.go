@@ -35,6 +35,9 @@ func DumpOptions(r *DumpRequest) *rpc.CriuOpts {
 	for _, m := range r.Mounts.Trees {
 		criu.DumpExternalMount(o, m.Target, m.Key)
 	}
+	for _, m := range r.Mounts.Queues {
+		criu.DumpExternalMount(o, m.Target, m.Key)
+	}
 	for _, m := range r.Mounts.Binds {
 		criu.DumpExternalMount(o, m.Target, m.Key)
 	}

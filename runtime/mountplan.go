@@ -16,7 +16,7 @@ import (
 )
 
 // MountPlan says how the mounts of a container are carried to another host.
-// CRIU makes the kernel's own file systems anew (proc, sysfs, devpts, mqueue)
+// CRIU makes the kernel's own file systems anew (proc, sysfs, devpts)
 // and is told that the rest is external: it finds it in place when it restores.
 type MountPlan struct {
 	// Trees are tmpfs mounts: zap carries their content itself, because CRIU
@@ -24,6 +24,24 @@ type MountPlan struct {
 	Trees []TreeMount `json:"trees,omitempty"`
 	// Binds are files and directories of the host.
 	Binds []BindMount `json:"binds,omitempty"`
+	// Queues are mqueue mounts: external for the dump, because CRIU refuses one with queues in it,
+	// and made anew at the restore (criu.MountAnew).
+	Queues []QueueMount `json:"queues,omitempty"`
+}
+
+// QueueMount is an mqueue mount of a container.
+type QueueMount struct {
+	Key    string `json:"key"`
+	Target string `json:"target"`
+}
+
+// QueueKeys are the keys of the mqueue mounts.
+func (p *MountPlan) QueueKeys() []string {
+	var keys []string
+	for _, q := range p.Queues {
+		keys = append(keys, q.Key)
+	}
+	return keys
 }
 
 // TreeMount is a tmpfs mount of a container.
@@ -124,7 +142,7 @@ type planner struct {
 
 // add decides about one mount.
 func (p *planner) add(m *mountInfo) {
-	key := fmt.Sprintf("zap-%d", len(p.plan.Trees)+len(p.plan.Binds))
+	key := fmt.Sprintf("zap-%d", len(p.plan.Trees)+len(p.plan.Binds)+len(p.plan.Queues))
 	source := p.source(m)
 	switch {
 	case m.target == "/":
@@ -143,6 +161,8 @@ func (p *planner) add(m *mountInfo) {
 	case m.fstype == "tmpfs" && m.root == "/" && !p.trees[m.device]:
 		p.trees[m.device] = true
 		p.plan.Trees = append(p.plan.Trees, TreeMount{Key: key, Target: m.target, Options: tmpfsOptions(m)})
+	case m.fstype == "mqueue":
+		p.plan.Queues = append(p.plan.Queues, QueueMount{Key: key, Target: m.target})
 	case m.device == p.root, carriedByCRIU(m.fstype), m.fstype == "tmpfs" && p.trees[m.device]:
 		// part of the root file system, made anew by CRIU, or a bind of a tmpfs above
 	default:
@@ -217,7 +237,7 @@ func isBind(m specs.Mount) bool {
 // carriedByCRIU lists the file systems that CRIU makes anew by itself.
 func carriedByCRIU(fstype string) bool {
 	switch fstype {
-	case "proc", "sysfs", "devpts", "mqueue", "securityfs", "debugfs", "tracefs", "configfs", "pstore", "binfmt_misc":
+	case "proc", "sysfs", "devpts", "securityfs", "debugfs", "tracefs", "configfs", "pstore", "binfmt_misc":
 		return true
 	}
 	return false

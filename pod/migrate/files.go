@@ -3,6 +3,7 @@ package migrate
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network/stream"
 	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/runtime"
@@ -142,6 +144,9 @@ func (f *files) sendDelta(ctx context.Context, lane *stream.Conn) error {
 			return err
 		}
 	}
+	if err := f.sendQueues(lane); err != nil {
+		return err
+	}
 	if f.pod.Supervised() { // all that the pod has written is in the log before the log is sent
 		if _, err := pod.Ask(ctx, f.pod.Dir(), pod.Request{Op: pod.OpDrain}); err != nil {
 			return err
@@ -209,9 +214,33 @@ func mappedFiles(p *pod.Pod) map[string]bool {
 	return mapped
 }
 
+// sendQueues sends the pod's POSIX message queues, if it has any.
+func (f *files) sendQueues(lane *stream.Conn) error {
+	queues, err := runtime.SaveQueues(f.pid)
+	if err != nil || len(queues) == 0 {
+		return err
+	}
+	data, err := json.Marshal(queues)
+	if err != nil {
+		return fmt.Errorf("encode message queues: %w", err)
+	}
+	if err := lane.WriteJSON(frameSection, section{Kind: sectionQueues, Size: int64(len(data))}); err != nil {
+		return err
+	}
+	for piece := range slices.Chunk(data, 256<<10) {
+		if err := lane.WriteData(frameBytes, piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // sendImages waits for what startDelta sends and sends CRIU's metadata.
 func (f *files) sendImages(ctx context.Context, bulk *stream.Conn, images *os.File) error {
 	root := descriptorPath(images)
+	if err := criu.MountAnew(root, f.mounts.QueueKeys()); err != nil {
+		return err
+	}
 	index, err := stream.Scan(root)
 	if err != nil {
 		return err

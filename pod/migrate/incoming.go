@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,6 +49,7 @@ type incoming struct {
 	images  *os.File
 	trees   []*os.File
 	super   *supervisor
+	queues  []runtime.Queue
 }
 
 // supervisor is the pod's supervisor; nil before it is started.
@@ -316,6 +318,8 @@ func (in *incoming) storeSection(ctx context.Context, bulk *stream.Conn, s *sect
 		_, err = stream.Receive(ctx, bulk, own(in.bundle), stream.Limits{})
 	case sectionLog:
 		err = in.storeLog(bulk, s)
+	case sectionQueues:
+		err = in.storeQueues(bulk, s)
 	case sectionTree:
 		for i, m := range in.offer.Mounts.Trees {
 			if m.Key == s.Name {
@@ -355,6 +359,31 @@ func (in *incoming) storeLog(bulk *stream.Conn, s *section) error {
 			return fmt.Errorf("store log: %w", err)
 		}
 		left -= int64(len(f.Payload))
+	}
+	return nil
+}
+
+// maxQueueBytes bounds the pod's message queues, as JSON.
+const maxQueueBytes = 8 << 20
+
+// storeQueues takes the pod's message queues in, which are made when it is restored.
+func (in *incoming) storeQueues(bulk *stream.Conn, s *section) error {
+	if s.Size < 0 || s.Size > maxQueueBytes {
+		return fmt.Errorf("%s sent message queues of %d bytes, more than %d", bulk, s.Size, maxQueueBytes)
+	}
+	var data []byte
+	for int64(len(data)) < s.Size {
+		f, err := bulk.Read()
+		if err != nil {
+			return err
+		}
+		if f.Type != frameBytes || int64(len(data)+len(f.Payload)) > s.Size || len(f.Payload) == 0 {
+			return fmt.Errorf("%s sent frame %#02x within the message queues", bulk, f.Type)
+		}
+		data = append(data, f.Payload...)
+	}
+	if err := json.Unmarshal(data, &in.queues); err != nil {
+		return fmt.Errorf("read message queues: %w", err)
 	}
 	return nil
 }
@@ -404,7 +433,7 @@ func (in *incoming) restore(ctx context.Context) error {
 	if err := in.journal.Enter(Restoring); err != nil {
 		return err
 	}
-	in.super.say(pod.ArrivalRestore)
+	in.super.tell(pod.ArrivalWord{Word: pod.ArrivalRestore, Queues: in.queues})
 	w, err := in.super.expect(ctx, pod.ArrivalPrepared)
 	if err != nil {
 		return err

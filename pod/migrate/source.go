@@ -109,10 +109,14 @@ func (s *Source) begin(context.Context) (err error) {
 		return err
 	}
 	s.journal.Entered = func(p Phase) { s.emit(Event{Event: "phase", Side: "source", Phase: p}) }
-	if s.guard, err = startGuard(s.Runtime.Root(), s.Pod.ID()); err != nil {
-		return errors.Join(err, s.journal.Remove())
+	s.guard, err = startGuard(s.Runtime.Root(), s.Pod.ID())
+	if err == nil {
+		err = s.journal.Enter(Offered)
 	}
-	return s.journal.Enter(Offered)
+	if err != nil { // nothing was begun
+		return errors.Join(err, s.journal.Remove(), s.guard.release())
+	}
+	return nil
 }
 
 // ask offers the pod and connects for the bulk when it is accepted.
@@ -172,6 +176,9 @@ func (s *Source) move(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.nameWatches(); err != nil {
+		return err
+	}
 	if s.offer.Network != nil {
 		if err := s.net.Arm(ctx); err != nil {
 			return err
@@ -181,6 +188,15 @@ func (s *Source) move(ctx context.Context) error {
 		return err
 	}
 	return s.dump(ctx)
+}
+
+// nameWatches tells CRIU the names of what the pod watches with inotify.
+func (s *Source) nameWatches() error {
+	pids, err := s.cgroup.Procs()
+	if err != nil {
+		return err
+	}
+	return criu.WriteInodes(descriptorPath(s.images), runtime.WatchedInodes(s.Pod.State().Pid, pids))
 }
 
 // startSession starts CRIU beside the pod, which still runs, and makes what it needs.
@@ -388,16 +404,18 @@ func (s *Source) abort(ctx context.Context, cause error) error {
 	if err := resume(ctx, s.Pod, s.journal); err != nil {
 		return fmt.Errorf("%w; let the pod go on: %w", cause, err)
 	}
-	if s.control == nil || s.control.accepted() {
+	// A target that has not been reached, or has not accepted, has nothing of the pod.
+	if s.control != nil && s.control.accepted() {
 		if s.tellAbort(ctx) != nil {
 			// by the guard, which takes over when this process ends
 			return &AbortedError{fmt.Errorf("%w (the target will be told when it answers)", cause)}
 		}
 	}
-	if err := s.journal.Remove(); err != nil {
-		return errors.Join(cause, err)
+	err := errors.Join(cause, s.journal.Remove(), s.guard.release())
+	if s.control == nil {
+		return err
 	}
-	return &AbortedError{errors.Join(cause, s.guard.release())}
+	return &AbortedError{err}
 }
 
 // AbortedError says that a move failed and the pod goes on where it was.
@@ -441,6 +459,9 @@ func (s *Source) close() {
 	}
 	if s.guard != nil {
 		s.guard.close()
+	}
+	if s.journal != nil {
+		_ = s.journal.Close()
 	}
 }
 

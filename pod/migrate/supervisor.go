@@ -98,11 +98,12 @@ func (s *supervisor) read() {
 }
 
 // say sends a word; that the supervisor is gone shows when an answer is expected.
-func (s *supervisor) say(word string) {
-	if s == nil {
-		return
+func (s *supervisor) say(word string) { s.tell(pod.ArrivalWord{Word: word}) }
+
+func (s *supervisor) tell(w pod.ArrivalWord) {
+	if s != nil {
+		_ = json.NewEncoder(s.conn).Encode(w)
 	}
-	_ = json.NewEncoder(s.conn).Encode(pod.ArrivalWord{Word: word})
 }
 
 // expect waits for a word of the supervisor.

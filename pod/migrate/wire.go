@@ -81,6 +81,7 @@ const (
 	sectionLog    = "log"    // the pod's log from Offset on
 	sectionTree   = "tree"   // the content of the tmpfs mount called Name
 	sectionMemory = "memory" // the page channel
+	sectionQueues = "queues" // POSIX message queues: a JSON list
 	sectionImages = "images" // CRIU's metadata
 	sectionEnd    = "end"    // everything has been sent
 )
