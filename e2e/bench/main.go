@@ -136,6 +136,7 @@ func readSettings() (settings, error) {
 // machine is where the figures come from.
 type machine struct {
 	system, kernel, processor, memory string
+	load                              string // average over the minute before
 	programs                          []string
 }
 
@@ -149,6 +150,8 @@ func describeMachine(zap string) machine {
 	m.processor = fmt.Sprintf("%d x %s", bytes.Count(cpus, []byte("processor\t")), cmp.Or(model, "unknown processor"))
 	kib, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(field("/proc/meminfo", "MemTotal:")), " kB"))
 	m.memory = fmt.Sprintf("%d GiB", (kib+1<<19)>>20)
+	load, _ := os.ReadFile("/proc/loadavg")
+	m.load, _, _ = strings.Cut(string(load), " ")
 	for _, argv := range [][]string{{zap, "--version"}, {"runc", "--version"}, {"crun", "--version"}, {criuPath(), "--version"}, {"redis-server", "--version"}} {
 		out, err := exec.Command(argv[0], argv[1:]...).Output()
 		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")

@@ -62,7 +62,7 @@ func (r *report) writeMachine(b *strings.Builder) {
 	m := r.machine
 	fmt.Fprintf(b, "| | |\n|---|---|\n| date | %s, %s |\n", r.began.UTC().Format("2006-01-02"), time.Since(r.began).Round(time.Second))
 	fmt.Fprintf(b, "| command | `%s` |\n", r.command())
-	fmt.Fprintf(b, "| machine | %s, %s, %s, Linux %s |\n", m.processor, m.memory, m.system, m.kernel)
+	fmt.Fprintf(b, "| machine | %s, %s, %s, Linux %s; load %s before the run |\n", m.processor, m.memory, m.system, m.kernel, m.load)
 	fmt.Fprintf(b, "| programs | %s |\n\n", strings.Join(m.programs, "; "))
 }
 
