@@ -1,7 +1,6 @@
 package preflight
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,13 +8,9 @@ import (
 	"os/signal"
 	"syscall"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/zap-migrate/zap/runtime"
-	"github.com/zap-migrate/zap/runtime/cgroup"
 )
 
 // allowed is a program that has everything that CRIU carries, as far as anybody knows.
@@ -323,30 +318,19 @@ func TestWatchPaths(t *testing.T) {
 	}
 }
 
+// BenchmarkInspect looks at a pod of some thirty processes with half a dozen threads each.
 func BenchmarkInspect(b *testing.B) {
-	if os.Geteuid() != 0 {
-		b.Skip("needs root: looks into other processes")
-	}
-	cmd := exec.Command("sleep", "100")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer cmd.Process.Kill()
-	cg, err := cgroup.Create(fmt.Sprintf("/zap/preflight-bench-%d", os.Getpid()), nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer cg.Delete(context.Background())
-	defer cg.Kill(context.Background())
-	if err := cg.Add(cmd.Process.Pid); err != nil {
-		b.Fatal(err)
-	}
-	time.Sleep(10 * time.Millisecond)
+	p := startPod(b, "many", nil)
+	b.ReportMetric(float64(p.count()), "processes")
 	for b.Loop() {
-		if _, err := Inspect(cmd.Process.Pid, cg, [3]string{}, &runtime.MountPlan{}); err != nil {
-			b.Fatal(err)
+		if found, err := Inspect(p.pid, p.cg, p.stdio, p.plan()); err != nil || len(found) > 0 {
+			b.Fatal(found, err)
 		}
 	}
+}
+
+func (p *testPod) count() int {
+	pids, err := p.cg.Procs()
+	check(p.t, err)
+	return len(pids)
 }

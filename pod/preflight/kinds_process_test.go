@@ -46,6 +46,14 @@ var processKinds = map[string]func() error{
 		}
 		return nil
 	},
+	"many": func() error {
+		for range 30 {
+			if _, err := spawn("idle", nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
 	"stopped": func() error {
 		p, err := spawn("idle", nil)
 		if err != nil {

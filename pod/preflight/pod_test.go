@@ -120,7 +120,7 @@ func upLoopback() error {
 
 // testPod is a pod made of the test binary.
 type testPod struct {
-	t      *testing.T
+	t      testing.TB
 	pid    int
 	dir    string
 	cg     *cgroup.Cgroup
@@ -134,7 +134,7 @@ var podCount atomic.Int32
 
 // startPod runs the kind in new namespaces and a cgroup of its own, with files as its descriptors from 3 on, and waits until
 // it is ready or says something else, which is left in said. prepare, if any, gets the directory that has the pod's volume.
-func startPod(t *testing.T, kind string, prepare func(dir string), files ...*os.File) *testPod {
+func startPod(t testing.TB, kind string, prepare func(dir string), files ...*os.File) *testPod {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes namespaces, mounts and cgroups")
@@ -246,7 +246,7 @@ func (p *testPod) makeRoot() {
 	check(t, os.WriteFile(p.dir+"/lower/init", data, 0o755))
 }
 
-func pipeName(t *testing.T, f *os.File) string {
+func pipeName(t testing.TB, f *os.File) string {
 	t.Helper()
 	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 	check(t, err)
@@ -283,7 +283,7 @@ func (p *testPod) dump() error {
 	return err
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
