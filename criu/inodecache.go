@@ -41,7 +41,7 @@ func WriteInodes(work string, inodes []Inode) error {
 		data = binary.LittleEndian.AppendUint32(data, uint32(len(e)))
 		data = append(data, e...)
 	}
-	if err := os.WriteFile(filepath.Join(work, "irmap-cache.img"), data, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(work, "irmap-cache"), data, 0o600); err != nil {
 		return fmt.Errorf("write names of inodes: %w", err)
 	}
 	return nil
