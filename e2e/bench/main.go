@@ -58,16 +58,19 @@ func run() error {
 	r := report{began: time.Now(), settings: s, machine: describeMachine(s.zap)}
 	err = stage.Run("bench", os.Stderr, func(t *stage.T) {
 		if s.only != "starts" {
-			r.moves = benchMoves(t, s)
+			benchMoves(t, s, func(size sizeResult) { r.moves = append(r.moves, size) })
 		}
 		if s.only == "" || s.only == "starts" {
 			r.starts = benchStarts(t, s)
 		}
 	})
+	text := r.markdown()
 	if err != nil {
+		if len(r.moves) > 0 { // what took long is shown, but is no result
+			fmt.Println(text)
+		}
 		return err
 	}
-	text := r.markdown()
 	fmt.Println(text)
 	if *output == "" {
 		return nil

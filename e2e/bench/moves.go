@@ -40,17 +40,15 @@ type sizeResult struct {
 	missing     string // why there is nothing
 }
 
-// benchMoves measures all sizes, each in a lab of its own.
-func benchMoves(t testing.TB, s settings) []sizeResult {
-	var all []sizeResult
+// benchMoves measures all sizes, each in a lab of its own, and hands on what it has found.
+func benchMoves(t testing.TB, s settings, found func(sizeResult)) {
 	for _, mb := range s.sizes {
 		if need, free := 5*mb+1024, available(); free < need {
-			all = append(all, sizeResult{mb: mb, missing: fmt.Sprintf("needs %d MB of free memory, this machine has %d", need, free)})
+			found(sizeResult{mb: mb, missing: fmt.Sprintf("needs %d MB of free memory, this machine has %d", need, free)})
 			continue
 		}
-		all = append(all, benchSize(t, s, mb))
+		found(benchSize(t, s, mb))
 	}
-	return all
 }
 
 // available is the machine's free memory in MB.
