@@ -3,6 +3,7 @@ package criu
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,11 +51,7 @@ func threads(t *testing.T, name string) []string {
 			seen[string(data)] = true
 		}
 	}
-	var list []string
-	for s := range seen {
-		list = append(list, s)
-	}
-	return list
+	return slices.Sorted(maps.Keys(seen))
 }
 
 // newNetNS makes a network namespace that lives as long as the file is open.
@@ -153,10 +150,15 @@ func (c *testCgroup) set(t *testing.T, frozen bool) {
 	if err := os.WriteFile(filepath.Join(c.dir, c.freeze), []byte(value), 0); err != nil {
 		t.Fatal(err)
 	}
+	c.wait(t, frozen)
+}
+
+func (c *testCgroup) wait(t *testing.T, frozen bool) {
+	t.Helper()
 	end := time.Now().Add(waitLimit)
 	for c.frozen(t) != frozen {
 		if time.Now().After(end) {
-			t.Fatalf("cgroup does not get to %s", value)
+			t.Fatalf("cgroup does not get to frozen %v", frozen)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -183,13 +185,14 @@ func TestEnvironment(t *testing.T) {
 	eachCgroup(t, func(t *testing.T, makeCgroup func(*testing.T) *testCgroup) {
 		r := newRig(t)
 		c := makeCgroup(t)
+		hostMounts, hostNet := readlink(t, "/proc/self/ns/mnt"), readlink(t, "/proc/self/ns/net")
+		hostCgroups := readFile(t, "/proc/self/cgroup")
 		netns := newNetNS(t)
 		passed, err := os.Open(t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer passed.Close()
-		before := [][]string{threads(t, "ns/mnt"), threads(t, "ns/net"), threads(t, "cgroup")}
 		s := r.start(Env{NetNS: netns, JoinFiles: []string{c.join()}, Files: []*os.File{passed}})
 		if got, want := readlink(t, "/proc/%d/ns/net", s.Pid()), readlink(t, "/proc/self/fd/%d", netns.Fd()); got != want {
 			t.Errorf("CRIU is in network namespace %s, want %s", got, want)
@@ -200,14 +203,24 @@ func TestEnvironment(t *testing.T) {
 		if got := readlink(t, "/proc/%d/fd/%d", s.Pid(), s.FD(0)); got != passed.Name() {
 			t.Errorf("descriptor %d is %s, want %s", s.FD(0), got, passed.Name())
 		}
-		after := [][]string{threads(t, "ns/mnt"), threads(t, "ns/net"), threads(t, "cgroup")}
-		for i := range before {
-			if len(after[i]) != 1 || after[i][0] != before[i][0] {
-				t.Errorf("this process's threads changed: %q, before %q", after[i], before[i])
-			}
-		}
+		wantThreads(t, "ns/mnt", hostMounts)
+		wantThreads(t, "ns/net", hostNet)
+		wantThreads(t, "cgroup", hostCgroups)
 		s.Close()
 	})
+}
+
+// wantThreads waits until all threads are where the process is: those that
+// were made for a session or a namespace end soon after.
+func wantThreads(t *testing.T, name, want string) {
+	t.Helper()
+	end := time.Now().Add(waitLimit)
+	for now := threads(t, name); len(now) != 1 || now[0] != want; now = threads(t, name) {
+		if time.Now().After(end) {
+			t.Fatalf("this process's threads have %s %q, want %q", name, now, want)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func TestSessionSeesTheHost(t *testing.T) {
@@ -280,7 +293,7 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		return len(entries)
 	}
-	fds, mounts := count("/proc/self/fd"), strings.Count(readFile(t, "/proc/self/mountinfo"), "\n")
+	fds := count("/proc/self/fd")
 	for range 30 {
 		if err := r.start(Env{}).Close(); err != nil {
 			t.Fatal(err)
@@ -289,8 +302,8 @@ func TestNothingLeaks(t *testing.T) {
 	if got := count("/proc/self/fd"); got > fds {
 		t.Errorf("%d descriptors, %d before", got, fds)
 	}
-	if got := strings.Count(readFile(t, "/proc/self/mountinfo"), "\n"); got != mounts {
-		t.Errorf("%d mounts, %d before", got, mounts)
+	if strings.Contains(readFile(t, "/proc/self/mountinfo"), "zap-criu") {
+		t.Error("a session's run directory is mounted on the host")
 	}
 	end := time.Now().Add(waitLimit)
 	for n := count("/proc/self/task"); n > 25; n = count("/proc/self/task") {
@@ -365,9 +378,9 @@ func TestFreezeAtPreResume(t *testing.T) {
 				}
 				s.Close()
 				r.adopt(root)
-				if !c.frozen(t) {
-					t.Error("the tree is not frozen any more")
-				}
+				// v2 counts a tree that was let go anew, so this may take a moment; it
+				// has not returned from its system call meanwhile.
+				c.wait(t, true)
 				c.set(t, false)
 				r.wantRunning("after the thaw", r.pids())
 				r.tree.kill()

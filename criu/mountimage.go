@@ -62,24 +62,7 @@ func mountAnew(data []byte, keys []string) ([]byte, error) {
 		binary.LittleEndian.Uint32(data[4:]) != mountsMagic {
 		return nil, errMountImage
 	}
-	out := slices.Clone(data[:8])
-	for rest := data[8:]; len(rest) > 0; {
-		if len(rest) < 4 {
-			return nil, errMountImage
-		}
-		size := int64(binary.LittleEndian.Uint32(rest))
-		if size > int64(len(rest)-4) {
-			return nil, errMountImage
-		}
-		entry, err := withoutKey(rest[4:4+size], keys)
-		if err != nil {
-			return nil, err
-		}
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(entry)))
-		out = append(out, entry...)
-		rest = rest[4+size:]
-	}
-	return out, nil
+	return mapEntries(data, errMountImage, func(entry []byte) ([]byte, error) { return withoutKey(entry, keys) })
 }
 
 // withoutKey takes from an entry, if its key is among keys, what says that it
