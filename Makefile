@@ -30,13 +30,13 @@ test-e2e: build ## Run the tests between two hosts made of network namespaces
 
 .PHONY: lint
 lint: ## Check form and common mistakes: gofumpt, go vet, staticcheck
-	@out=$$($(tools) gofumpt -l -extra .); [ -z "$$out" ] || { echo "gofumpt: $$out" >&2; exit 1; }
+	@out=$$($(tools) gofumpt -l .); [ -z "$$out" ] || { echo "gofumpt: $$out" >&2; exit 1; }
 	go vet ./...
 	$(tools) staticcheck ./...
 
 .PHONY: fmt
 fmt: ## Format the Go files
-	$(tools) gofumpt -l -w -extra .
+	$(tools) gofumpt -l -w .
 
 .PHONY: bench
 bench: deps build ## Compare with runc and crun in one interleaved run, print the table

@@ -47,7 +47,8 @@ type Session struct {
 
 // Start starts CRIU in e and asks it for its version, so that what comes next
 // finds it ready. When ctx ends before that, CRIU is ended too; afterwards ctx
-// is no longer looked at. Close must be called in the end.
+// is no longer looked at. Close must be called in the end. Descriptors that this
+// process inherited without close-on-exec get it, so that CRIU does not hold them.
 func Start(ctx context.Context, b *Binary, e Env) (*Session, error) {
 	kdat, err := kernelFacts(ctx, b, e)
 	if err != nil {
