@@ -4,11 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/criu"
 )
 
 // CRIU opens POSIX message queues like files but carries neither the queues nor
@@ -82,6 +87,88 @@ func RestoreQueues(pid int, queues []Queue) error {
 		}
 		return nil
 	})
+}
+
+// mqueueMagic is the file system type of message queues in linux/magic.h.
+const mqueueMagic = 0x19800202
+
+// QueueFiles finds the descriptors of message queues among the processes. They
+// lead to a mount that no process sees, so CRIU is told that they are external, and the
+// images name them by the plan's mqueue mount, which is looked up in the mounts of init.
+func QueueFiles(init int, pids []int, plan *MountPlan) ([]criu.Reopened, error) {
+	var files []criu.Reopened
+	for _, pid := range pids {
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		names, err := os.ReadDir(dir)
+		if err != nil {
+			continue // it has ended
+		}
+		for _, n := range names {
+			f, ok := queueFile(pid, dir, n.Name())
+			if ok && !slices.Contains(files, f) {
+				files = append(files, f)
+			}
+		}
+	}
+	if len(files) == 0 {
+		return nil, nil
+	}
+	if len(plan.Queues) == 0 {
+		return nil, errors.New("message queues are open and no mqueue file system is mounted (mount one on /dev/mqueue)")
+	}
+	mount, err := mountID(init, plan.Queues[0].Target)
+	if err != nil {
+		return nil, err
+	}
+	for i := range files {
+		files[i].Mount = mount
+		files[i].Path = filepath.Join(plan.Queues[0].Target, files[i].Path)
+	}
+	return files, nil
+}
+
+// queueFile says whether a descriptor is a message queue, and its name.
+func queueFile(pid int, dir, number string) (f criu.Reopened, ok bool) {
+	path := filepath.Join(dir, number)
+	target, err := os.Readlink(path)
+	if err != nil || len(target) < 2 || target[0] != '/' || strings.Contains(target[1:], "/") {
+		return f, false // mq_open shows /NAME
+	}
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if unix.Statfs(path, &fs) != nil || int64(fs.Type) != mqueueMagic || unix.Stat(path, &st) != nil {
+		return f, false
+	}
+	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%s", pid, number))
+	if err != nil {
+		return f, false
+	}
+	var mount int
+	for line := range strings.Lines(string(info)) {
+		if value, found := strings.CutPrefix(line, "mnt_id:"); found {
+			mount, _ = strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return criu.Reopened{Key: criu.ExternalFile(mount, st.Ino), Path: target}, true
+}
+
+// mountID is the id of the mount on target in the mounts of pid.
+func mountID(pid int, target string) (int, error) {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	mounts, err := parseMountInfo(file)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range mounts {
+		if m.target == target {
+			return m.id, nil
+		}
+	}
+	return 0, fmt.Errorf("nothing is mounted on %s", target)
 }
 
 // inIPC calls f on a thread of its own in the IPC namespace of pid, with the

@@ -29,6 +29,8 @@ type files struct {
 	pid     int
 	missing []string // digests of the lower layers that the target lacks
 
+	reopened []criu.Reopened // open message queues
+
 	before *stream.Index // the pod's own layer as it was sent
 	logged int64         // bytes of the log that were sent
 	sent   atomic.Int64  // bytes of file content that were sent
@@ -239,6 +241,9 @@ func (f *files) sendQueues(lane *stream.Conn) error {
 func (f *files) sendImages(ctx context.Context, bulk *stream.Conn, images *os.File) error {
 	root := descriptorPath(images)
 	if err := criu.MountAnew(root, f.mounts.QueueKeys()); err != nil {
+		return err
+	}
+	if err := criu.ReopenByPath(root, f.reopened); err != nil {
 		return err
 	}
 	index, err := stream.Scan(root)

@@ -238,6 +238,7 @@ func (s *Source) dump(ctx context.Context) error {
 			go func() { memory <- s.sendMemory(ctx) }()
 			return nil
 		},
+		QueryExternal: s.externalFiles,
 		PostDump: func() error {
 			s.timings.mark("dump", s.frozen)
 			cause = s.park(ctx, memory)
@@ -249,6 +250,22 @@ func (s *Source) dump(ctx context.Context) error {
 		return nil // what CRIU says of the tree that was killed under it does not matter
 	}
 	return firstCause(ctx, cause, err, memory, s.control)
+}
+
+// externalFiles tells CRIU, with the pod stopped, which open files it shall not look into.
+func (s *Source) externalFiles() ([]string, error) {
+	pids, err := s.cgroup.Procs()
+	if err != nil {
+		return nil, err
+	}
+	if s.files.reopened, err = runtime.QueueFiles(s.Pod.State().Pid, pids, &s.offer.Mounts); err != nil {
+		return nil, err
+	}
+	var keys []string
+	for _, f := range s.files.reopened {
+		keys = append(keys, f.Key)
+	}
+	return keys, nil
 }
 
 // freeze stops the pod, cuts it from the network and tells the target that the

@@ -98,9 +98,11 @@ func (s *scan) lookAtSpecial(about finding, f *file, link string) (bool, error) 
 	}
 	var fs unix.Statfs_t
 	if unix.Statfs(fmt.Sprintf("/proc/%d/fd/%d", about.process.pid, about.fd), &fs) == nil && fs.Type == magicQueue {
-		about.code, about.what, about.detail = BlockQueue, link, "CRIU can't carry POSIX message queues"
-		about.hint = "close it with mq_close and remove it with mq_unlink"
-		s.add(about)
+		if len(s.plan.Queues) == 0 {
+			about.code, about.what, about.detail = BlockQueue, link, "there is no mqueue file system to find it in on the target"
+			about.hint = "mount one on /dev/mqueue"
+			s.add(about)
+		}
 		return true, nil
 	}
 	return false, nil

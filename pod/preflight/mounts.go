@@ -125,6 +125,11 @@ func (s *scan) carried(m *mountPoint) bool {
 			return true
 		}
 	}
+	for _, q := range s.plan.Queues {
+		if q.Target == m.target {
+			return true
+		}
+	}
 	return s.isVolume(m)
 }
 
@@ -135,11 +140,11 @@ func (s *scan) openInRoot(path string, flags int) (int, error) {
 	})
 }
 
-// lookAtQueues reports POSIX message queues: CRIU refuses their file system unless it is empty.
+// lookAtQueues reports what of POSIX message queues can't be carried: the wish of a process to be told of a message (mq_notify(3)).
 func (s *scan) lookAtQueues() {
 	seen := map[uint64]bool{}
 	for _, m := range s.mounts.sorted() {
-		if m.fstype != "mqueue" || s.carried(m) || seen[m.dev] || s.mounts.isHidden(m) {
+		if m.fstype != "mqueue" || seen[m.dev] || s.mounts.isHidden(m) {
 			continue
 		}
 		seen[m.dev] = true
@@ -148,9 +153,13 @@ func (s *scan) lookAtQueues() {
 			continue
 		}
 		_ = entries(dir, ".", func(e entry) {
+			text, err := readAt(dir, e.name)
+			if err != nil || !strings.Contains(text, "NOTIFY_PID:") || strings.Contains(text, "NOTIFY_PID:0") {
+				return
+			}
 			s.add(finding{
-				code: BlockQueue, fd: -1, what: m.target + "/" + e.name, detail: "CRIU can't carry POSIX message queues",
-				hint: "remove it with mq_unlink",
+				code: BlockQueue, fd: -1, what: m.target + "/" + e.name, detail: "a process waits to be notified of a message (mq_notify)",
+				hint: "let the program wait in mq_receive or poll",
 			})
 		})
 		unix.Close(dir)
