@@ -46,10 +46,12 @@ var blockedObjects = []blocked{
 	{kind: "loop-control", want: []string{"device process 1 (init), descriptor 3, /tmp/loop-control: CRIU can't save this device (10:237)"}},
 	{kind: "tun", want: []string{"device process 1 (init), descriptor 3, /tmp/tun: CRIU can't save a tun or tap device in the pod's network namespace"}},
 	{kind: "queue", want: []string{
-		"message-queue /dev/mqueue/queue: CRIU can't carry POSIX message queues",
-		"message-queue process 1 (init), descriptor 3, /queue: CRIU can't carry POSIX message queues",
+		"message-queue process 1 (init), descriptor 3, /queue: there is no mqueue file system to find it in on the target",
 	}},
-	{kind: "closed-queue", want: []string{"message-queue /dev/mqueue/queue: CRIU can't carry POSIX message queues"}},
+	{kind: "queue-notified", want: []string{
+		"message-queue /dev/mqueue/queue: a process waits to be notified of a message (mq_notify)",
+		"message-queue process 1 (init), descriptor 3, /queue: there is no mqueue file system to find it in on the target",
+	}},
 	{kind: "pipe-packets", want: []string{"pipe process 1 (init), descriptor 3, pipe:[N]: CRIU can't save a pipe in packet mode (O_DIRECT)"}},
 	{kind: "pipe-many", want: []string{"pipe 1025 pipes: CRIU saves at most 1024 of them"}},
 }
@@ -67,6 +69,7 @@ var blockedFiles = []blocked{
 	}},
 	{kind: "watch-deleted", want: []string{"watch process 1 (init), descriptor 6, inode N: no path leads to the file that it watches on / (overlay)"}},
 	{kind: "watch-proc", want: []string{"watch process 1 (init), descriptor 3, inode N: no path leads to the file that it watches on /proc (proc)"}},
+	{kind: "watch-fanotify", want: []string{"watch process 1 (init), descriptor 3, inode N: no path leads to the file that it watches on / (overlay)"}},
 	{kind: "watch-file-system", takes: true, want: []string{"watch process 1 (init), descriptor 3: CRIU can't save a watch on a whole file system"}},
 	{kind: "fifo-path", want: []string{"pipe process 1 (init), descriptor 3, /tmp/fifo: CRIU can't save a named pipe opened with O_PATH"}},
 	{

@@ -13,7 +13,11 @@ import (
 )
 
 func (p *testPod) plan() *runtime.MountPlan {
-	return &runtime.MountPlan{Binds: []runtime.BindMount{{Key: "volume", Target: "/volume", Source: p.dir + "/volume"}}}
+	plan := &runtime.MountPlan{Binds: []runtime.BindMount{{Key: "volume", Target: "/volume", Source: p.dir + "/volume"}}}
+	if p.queues {
+		plan.Queues = []runtime.QueueMount{{Key: "queues", Target: "/dev/mqueue"}}
+	}
+	return plan
 }
 
 var varying = regexp.MustCompile(`\[\d+\]|inode \d+|process \d+ \([^)]*\) of the host|/dev/pts/\d+|process ([2-9]|\d{2,}) \(init\)`)

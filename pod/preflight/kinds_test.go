@@ -99,8 +99,21 @@ var objectKinds = map[string]func() error{
 		r.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 		return unix.IoctlIfreq(fd, unix.TUNSETIFF, r)
 	},
-	"queue":        func() error { _, err := queue(); return err },
-	"closed-queue": func() error { fd, err := queue(); unix.Close(fd); return err },
+	"queue": func() error { _, err := queue(); return err },
+	"queue-notified": func() error {
+		fd, err := queue()
+		if err != nil {
+			return err
+		}
+		event := struct { // sigevent
+			value  uint64
+			signal int32
+			notify int32 // SIGEV_SIGNAL
+			rest   [12]int32
+		}{signal: int32(unix.SIGUSR1)}
+		_, err = raw("mq_notify", unix.SYS_MQ_NOTIFY, uintptr(fd), pointer(&event), 0)
+		return err
+	},
 	"pipe-packets": func() error { var p [2]int; return unix.Pipe2(p[:], unix.O_DIRECT) },
 	"pipe-many": func() error {
 		for range mostPipes + 1 {
@@ -142,6 +155,13 @@ var objectKinds = map[string]func() error{
 		fd, err := unix.Open("/tmp/deleted", unix.O_CREAT|unix.O_RDWR, 0o600) // keeps the inode
 		_ = fd
 		return errors.Join(err, addWatch("/tmp/deleted"), os.Remove("/tmp/deleted"))
+	},
+	"watch-fanotify": func() error {
+		fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF, unix.O_RDONLY)
+		if err != nil {
+			return skip("fanotify", err)
+		}
+		return skip("fanotify", unix.FanotifyMark(fd, unix.FAN_MARK_ADD, unix.FAN_OPEN, -1, "/tmp"))
 	},
 	"watch-proc": func() error { return addWatch("/proc/mounts") },
 	"watch-file-system": func() error {

@@ -118,21 +118,6 @@ func (s *scan) isVolume(m *mountPoint) bool {
 	return false
 }
 
-// carried says whether zap carries the mount itself, so that CRIU does not look into it.
-func (s *scan) carried(m *mountPoint) bool {
-	for _, t := range s.plan.Trees {
-		if t.Target == m.target {
-			return true
-		}
-	}
-	for _, q := range s.plan.Queues {
-		if q.Target == m.target {
-			return true
-		}
-	}
-	return s.isVolume(m)
-}
-
 // openInRoot opens a path of the pod.
 func (s *scan) openInRoot(path string, flags int) (int, error) {
 	return unix.Openat2(s.root, strings.TrimPrefix(path, "/")+"/.", &unix.OpenHow{

@@ -42,8 +42,15 @@ func TestParseStatus(t *testing.T) {
 
 func TestTree(t *testing.T) {
 	all := []*process{
-		{pid: 50, parent: 10}, {pid: 10, parent: 1}, {pid: 20, parent: 10}, {pid: 30, parent: 20}, {pid: 15, parent: 10},
-		{pid: 60, parent: 2}, {pid: 61, parent: 60}, {pid: 70, parent: 71}, {pid: 71, parent: 70},
+		{pid: 50, parent: 10},
+		{pid: 10, parent: 1},
+		{pid: 20, parent: 10},
+		{pid: 30, parent: 20},
+		{pid: 15, parent: 10},
+		{pid: 60, parent: 2},
+		{pid: 61, parent: 60},
+		{pid: 70, parent: 71},
+		{pid: 71, parent: 70},
 	}
 	numbers := func(list []*process) (out []int) {
 		for _, p := range list {
@@ -139,13 +146,6 @@ func TestParseWatch(t *testing.T) {
 		if _, kind := parseWatch(line); kind != want {
 			t.Errorf("%q: got %d, want %d", line, kind, want)
 		}
-	}
-}
-
-func TestScanOrder(t *testing.T) {
-	got := scanOrder([]string{"/", "/b", "/a", "/a/b/c", "/a/b"})
-	if diff := cmp.Diff([]string{"/a/b/c", "/a/b", "/a", "/b"}, got); diff != "" {
-		t.Errorf("want (-), got (+):\n%s", diff)
 	}
 }
 
@@ -268,8 +268,10 @@ func TestSocketName(t *testing.T) {
 func TestReport(t *testing.T) {
 	a, b := &process{pid: 100, inner: 1, name: "a"}, &process{pid: 101, inner: 7, name: "b"}
 	got := report([]finding{
-		{code: "x", process: b, fd: 4, detail: "d", hint: "h"}, {code: "y", process: b, fd: -1, what: "/f", detail: "e", hint: "h"},
-		{code: "x", process: a, fd: 4, detail: "d", hint: "h"}, {code: "z", fd: -1, what: "many", detail: "e", hint: "h"},
+		{code: "x", process: b, fd: 4, detail: "d", hint: "h"},
+		{code: "y", process: b, fd: -1, what: "/f", detail: "e", hint: "h"},
+		{code: "x", process: a, fd: 4, detail: "d", hint: "h"},
+		{code: "z", fd: -1, what: "many", detail: "e", hint: "h"},
 		{code: "x", process: a, fd: 3, what: "/g", detail: "d", hint: "h"},
 	})
 	var lines []string

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/zap-migrate/zap/criu"
+	zap "github.com/zap-migrate/zap/runtime"
 	"github.com/zap-migrate/zap/runtime/cgroup"
 )
 
@@ -128,6 +129,7 @@ type testPod struct {
 	output *bufio.Reader
 	input  *os.File
 	said   string // the first line
+	queues bool   // its message queues are carried by zap
 }
 
 var podCount atomic.Int32
@@ -276,9 +278,12 @@ func (p *testPod) dump() error {
 	o.LeaveRunning = proto.Bool(true)
 	criu.SetFreezer(o, p.cg.FreezerPath())
 	criu.DumpExternalMount(o, "/volume", "volume")
-	if o.IrmapScanPaths, err = WatchPaths(p.pid, p.cg); err != nil {
-		p.t.Error(err)
+	for _, q := range p.plan().Queues {
+		criu.DumpExternalMount(o, q.Target, q.Key)
 	}
+	pids, err := p.cg.Procs()
+	check(p.t, err)
+	check(p.t, criu.WriteInodes(images.Name(), zap.WatchedInodes(p.pid, pids)))
 	_, err = s.Dump(ctx, o, criu.Callbacks{})
 	return err
 }
@@ -312,33 +317,52 @@ func spawn(kind string, attr *syscall.SysProcAttr, files ...*os.File) (*os.Proce
 	return cmd.Process, nil
 }
 
-// inPidNamespace calls f on a thread whose children are born in the pod's pid namespace. The thread ends with the goroutine,
-// which has to be one of its own.
+// onOwnThread calls f on a thread that ends with it, so not on the first one, which can't.
+func onOwnThread(f func() error) error {
+	done := make(chan error)
+	var run func()
+	run = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			elsewhere := make(chan struct{})
+			go func() { defer close(elsewhere); run() }()
+			<-elsewhere
+			runtime.UnlockOSThread()
+			return
+		}
+		var err error
+		defer func() { done <- err }()
+		err = f()
+	}
+	go run()
+	return <-done
+}
+
+// inPidNamespace calls f on a thread whose children are born in the pod's pid namespace.
 func (p *testPod) inPidNamespace(f func() error) error {
-	runtime.LockOSThread()
-	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/pid", p.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(ns)
-	if err := unix.Setns(ns, unix.CLONE_NEWPID); err != nil {
-		return err
-	}
-	return f()
+	return onOwnThread(func() error {
+		ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/pid", p.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(ns)
+		if err := unix.Setns(ns, unix.CLONE_NEWPID); err != nil {
+			return err
+		}
+		return f()
+	})
 }
 
 // traced calls f while a thread of this process traces the thread tid of another. The tracing ends with that thread.
 func traced(tid int, f func()) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.PtraceSeize(tid)
-		defer func() { done <- err }()
-		if err == nil {
-			f()
+	err := onOwnThread(func() error {
+		if err := unix.PtraceSeize(tid); err != nil {
+			return err
 		}
-	}()
-	if err := <-done; err != nil {
+		f()
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	for until := time.Now().Add(longest); time.Now().Before(until); time.Sleep(time.Millisecond) {
