@@ -246,6 +246,9 @@ func (f *files) sendImages(ctx context.Context, bulk *stream.Conn, images *os.Fi
 	if err := criu.ReopenByPath(root, f.reopened); err != nil {
 		return err
 	}
+	if err := criu.RearmTimers(root); err != nil {
+		return err
+	}
 	index, err := stream.Scan(root)
 	if err != nil {
 		return err
