@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,7 +174,10 @@ func heldNetNS(pid int) []uint64 {
 	return found
 }
 
-// list is the lines that a command prints in the host, without interface indexes and counters.
+// madeUp is an address that the host's end of a pod's link gets by chance, each time another.
+var madeUp = regexp.MustCompile(`(link/ether fe:ff):\S+`)
+
+// list is the lines that a command prints in the host, without interface indexes and made-up addresses.
 func (h *Host) list(argv ...string) ([]string, error) {
 	r := h.Try(argv[0], argv[1:]...)
 	if r.Err != nil {
@@ -185,7 +189,7 @@ func (h *Host) list(argv ...string) ([]string, error) {
 		if number, rest, ok := strings.Cut(line, ": "); ok && isNumber(number) {
 			line = rest
 		}
-		line = strings.Join(strings.FieldsFunc(line, func(r rune) bool { return r == ' ' }), " ")
+		line = madeUp.ReplaceAllString(strings.Join(strings.Fields(line), " "), "$1")
 		if line != "" {
 			out = append(out, line)
 		}
