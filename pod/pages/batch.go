@@ -15,9 +15,13 @@ const (
 	markSize  = 8
 	markCount = 4
 	maxMarks  = 2048
-	// batchRoom is how much of a payload commands and pages may take. What is received, encrypted and sent should still be in the
-	// processor's second-level cache at each step: with 1 MiB the channel takes a quarter more processor time than with this.
-	batchRoom = 256<<10 - maxMarks*markSize - markCount
+
+	// window is how much of an image a batch usually holds, at a multiple of its size. A tmpfs with large folios then fills whole ones. And
+	// what is received, encrypted and sent is still in the processor's second-level cache at each step: batches of 1 MiB take a
+	// quarter more processor time.
+	window = 256 << 10
+	// batchRoom is how much of a payload commands and pages may take: a window and commands beside it.
+	batchRoom = window + 16<<10
 )
 
 // mark is a run of zero pages that was taken out at an offset.
@@ -61,8 +65,11 @@ type batch struct {
 	buf   []byte // buf[:done] is complete commands and pages without zeros, buf[done:] has just been read
 	done  int
 	marks []mark
+	cut   bool // it ends with a window
 
-	left  uint64 // bytes of pages that are still to come for the last command; this and stats are of the stream, not of one batch
+	// What follows is of the stream, not of one batch.
+	left  uint64 // bytes of pages that are still to come for the last command
+	image uint64 // bytes of pages of the present image so far
 	stats Stats
 }
 
@@ -73,22 +80,27 @@ func isZero(page []byte) bool {
 	return binary.LittleEndian.Uint64(page) == 0 && bytes.Equal(page, zeroPage)
 }
 
-// full says whether the batch should be sent: there is too little room for a sensible read, or for the marks of another.
+// full says whether the batch should be sent: a window is full, or there is too little room for a sensible read or for another mark.
 func (t *batch) full() bool {
-	const sensible = 32 << 10
-	return batchRoom-len(t.buf) < sensible || len(t.marks) == maxMarks
+	return t.cut || batchRoom-len(t.buf) < int(pageSize) || len(t.marks) == maxMarks
+}
+
+// reset starts the next batch in buf, which holds what the last one left over.
+func (t *batch) reset(buf []byte) {
+	t.buf, t.done, t.marks, t.cut = buf, 0, t.marks[:0], false
 }
 
 // next takes commands and pages from what was read until it meets a command that wants an answer, which it returns, or needs more bytes.
 func (t *batch) next() (*command, error) {
 	from := t.done
-	for len(t.marks) < maxMarks {
+	for len(t.marks) < maxMarks && !t.cut {
 		if t.left > 0 {
-			n := min(uint64(len(t.buf)-from), t.left) / pageSize * pageSize
+			n := min(uint64(len(t.buf)-from), t.left) / pageSize
 			if n == 0 {
 				break
 			}
-			from = t.takePages(from, int(n))
+			from = t.takePages(from, min(n, (window-t.image%window)/pageSize))
+			t.cut = t.image%window == 0 && t.done >= window/2
 			continue
 		}
 		if len(t.buf)-from < criuHeader {
@@ -103,6 +115,7 @@ func (t *batch) next() (*command, error) {
 		t.left = c.data()
 		t.stats.Pages += int64(t.left / pageSize)
 		if c.op == criuOpen || c.op == criuOpen2 {
+			t.image = 0
 			t.stats.Images++
 		}
 		if c.op == criuOpen2 || c.op == criuClose || c.op == criuForceClose {
@@ -131,10 +144,10 @@ func (t *batch) settle(from int) {
 	t.buf = t.buf[:t.done+rest]
 }
 
-// takePages takes up to n bytes of whole pages at from, without the zero ones, and returns where it stopped.
-func (t *batch) takePages(from, n int) int {
+// takePages takes up to n pages at from, without the zero ones, and returns where it stopped.
+func (t *batch) takePages(from int, n uint64) int {
 	size := int(pageSize)
-	start, end := from, from+n
+	start, end := from, from+int(n)*size
 	for p := from; p < end; p += size {
 		if !isZero(t.buf[p : p+size]) {
 			continue
@@ -148,6 +161,7 @@ func (t *batch) takePages(from, n int) int {
 	}
 	t.keep(start, end-start)
 	t.left -= uint64(end - from)
+	t.image += uint64(end - from)
 	t.stats.Bytes += int64(end - from)
 	return end
 }

@@ -395,24 +395,30 @@ func TestSilentCRIU(t *testing.T) {
 	}
 }
 
-// smallTmpfs returns the path of a tmpfs that is mounted nowhere and vanishes with the test.
-func smallTmpfs(t *testing.T, size string) string {
-	t.Helper()
+// smallTmpfs returns the path of a tmpfs as zap makes them for images, which is mounted nowhere and vanishes with the test.
+func smallTmpfs(tb testing.TB, size string) string {
+	tb.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: mounts a tmpfs")
+		tb.Skip("needs root: mounts a tmpfs")
 	}
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		t.Skipf("needs fsopen: %v", err)
+		tb.Skipf("needs fsopen: %v", err)
 	}
 	defer unix.Close(fs)
-	if err := errors.Join(unix.FsconfigSetString(fs, "size", size), unix.FsconfigCreate(fs)); err != nil {
-		t.Fatal(err)
+	for _, option := range append(pages.MountOptions(), "size="+size) {
+		key, value, _ := strings.Cut(option, "=")
+		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+			tb.Fatal(option, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		tb.Fatal(err)
 	}
 	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(mount) })
+	tb.Cleanup(func() { unix.Close(mount) })
 	return fmt.Sprintf("/proc/self/fd/%d/.", mount)
 }

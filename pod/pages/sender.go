@@ -214,7 +214,7 @@ func (s *Sender) serve(out *stream.Writer) error {
 		if closed {
 			return nil
 		}
-		t.buf, t.done, t.marks = next, 0, t.marks[:0]
+		t.reset(next)
 	}
 }
 
