@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -353,18 +354,35 @@ func Self() Process {
 // StartTime is when pid started, in clock ticks since boot (field 22 of
 // /proc/PID/stat, proc(5)).
 func StartTime(pid int) (uint64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields, err := statFields(pid)
 	if err != nil {
 		return 0, err
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+// ProcessState is the state of pid as a letter: R, S, D, T for stopped, Z, ...
+// (field 3 of /proc/PID/stat, proc(5)).
+func ProcessState(pid int) (byte, error) {
+	fields, err := statFields(pid)
+	if err != nil {
+		return 0, err
+	}
+	return fields[0][0], nil
+}
+
+// statFields are the fields of /proc/PID/stat from the third on, at least twenty.
+func statFields(pid int) ([]string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
 	}
 	text := string(data)
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(fields) < 20 {
-		return 0, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(fields))
+		return nil, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(fields))
 	}
-	var start uint64
-	_, err = fmt.Sscan(fields[19], &start)
-	return start, err
+	return fields, nil
 }
 
 // Alive says whether the process still runs (a zombie does not).

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/zap-migrate/zap/criu"
@@ -57,6 +58,7 @@ type Source struct {
 	files   *files
 	found   []spec.Blocker // in the pod, before it was looked at by preflight
 
+	stopped bool // a process of the pod is stopped, and the freezer is a v1 one
 	frozen  time.Time
 	result  Result
 	timings timings
@@ -224,8 +226,15 @@ func (s *Source) startSession(ctx context.Context) (err error) {
 // dump lets CRIU dump the pod: it asks before it seizes the pod, which is when
 // the pod is frozen, and when all is written, which is when the hosts decide.
 func (s *Source) dump(ctx context.Context) error {
+	if err := s.lookForStopped(); err != nil {
+		return err
+	}
+	freezer := s.cgroup.FreezerPath()
+	if s.stopped {
+		freezer = ""
+	}
 	options := runtime.DumpOptions(&runtime.DumpRequest{
-		Container: s.Pod.Container, Mounts: &s.offer.Mounts, Images: s.images, Pages: s.session.FD(0), Freezer: s.cgroup.FreezerPath(),
+		Container: s.Pod.Container, Mounts: &s.offer.Mounts, Images: s.images, Pages: s.session.FD(0), Freezer: freezer,
 		Streams: s.offer.Record.Streams,
 	})
 	var cause error
@@ -238,7 +247,12 @@ func (s *Source) dump(ctx context.Context) error {
 			go func() { memory <- s.sendMemory(ctx) }()
 			return nil
 		},
-		QueryExternal: s.externalFiles,
+		QueryExternal: func() ([]string, error) {
+			if s.stopped {
+				s.files.startDelta(ctx, s.side) // only now does nothing change any more
+			}
+			return s.externalFiles()
+		},
 		PostDump: func() error {
 			s.timings.mark("dump", s.frozen)
 			cause = s.park(ctx, memory)
@@ -289,16 +303,42 @@ func (s *Source) freeze(ctx context.Context) error {
 	if err := s.control.conn.WriteJSON(frameFrozen, struct{}{}); err != nil {
 		return err
 	}
-	s.files.startDelta(ctx, s.side)
+	if !s.stopped {
+		s.files.startDelta(ctx, s.side)
+	}
 	if err := s.control.wait(ctx, frameAnnounced); err != nil {
 		return err
 	}
 	s.timings.mark("announced", s.frozen)
-	if s.offer.Network == nil {
-		return nil
+	if s.offer.Network != nil {
+		// For ever, as far as the namespace of an engine goes, which stays when the pod has left.
+		if err := s.net.Lock(ctx); err != nil {
+			return err
+		}
 	}
-	// For ever, as far as the namespace of an engine goes, which stays when the pod has left.
-	return s.net.Lock(ctx)
+	if s.stopped {
+		return s.cgroup.ThawNow() // CRIU stops the pod itself
+	}
+	return nil
+}
+
+// lookForStopped notes whether a process of the pod is stopped, as a job after ^Z.
+// In a v1 freezer such a process can't be traced, so that CRIU would wait for ever:
+// it has to stop the pod without the freezer then. The pod may run for a moment
+// once more; nobody hears it.
+func (s *Source) lookForStopped() error {
+	pids, err := s.cgroup.Procs()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		state, err := pod.ProcessState(pid)
+		if err == nil && state == 'T' {
+			_, err := os.Stat(filepath.Join(s.cgroup.FreezerPath(), "freezer.state"))
+			s.stopped = err == nil
+		}
+	}
+	return nil
 }
 
 // sendMemory runs the page channel until CRIU has sent all pages.

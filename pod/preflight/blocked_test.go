@@ -15,9 +15,7 @@ type blocked struct {
 	kind, title string
 	want        []string // code, subject and detail of the blockers, with N for numbers that vary
 	// takes: CRIU does not refuse it, but what it restores would not be the same.
-	takes bool
-	// hangs: CRIU would wait for its timeout.
-	hangs   bool
+	takes   bool
 	prepare func(t *testing.T, dir string)
 	files   func(t *testing.T) []*os.File // from descriptor 3 on
 	after   func(p *testPod)
@@ -168,9 +166,6 @@ var blockedProcesses = []blocked{
 	{kind: "nested-time", want: []string{"namespace process N (init): it has namespaces of its own: time"}},
 	{kind: "nested-cgroup", want: []string{"namespace process N (init): it has namespaces of its own: cgroup"}},
 	{kind: "time-for-children", want: []string{"namespace process 1 (init): it has namespaces of its own: time (for children)"}},
-	{kind: "stopped", after: onlyOldFreezer, hangs: true, want: []string{
-		"process process N (init): it is stopped (SIGSTOP or ^Z), in which state a v1 cgroup can't freeze it for CRIU",
-	}},
 	{kind: "half-dead", want: []string{"process process N (init): its first thread has ended while others run"}},
 	{kind: "pidfd-thread", want: []string{"pidfd process 1 (init), descriptor 3: CRIU can't save the pidfd of a thread"}},
 	{
@@ -270,13 +265,6 @@ func listenPackets(t *testing.T, dir string) {
 	c, err := net.ListenPacket("unixgram", dir+"/volume/outside")
 	check(t, err)
 	t.Cleanup(func() { c.Close() })
-}
-
-// onlyOldFreezer skips what is no trouble with cgroup v2.
-func onlyOldFreezer(p *testPod) {
-	if unix.Access(p.cg.FreezerPath()+"/freezer.state", unix.F_OK) != nil {
-		p.t.Skip("needs a v1 freezer")
-	}
 }
 
 // takeOut takes the descriptors that the pod's first process names out of it.

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/zap-migrate/zap/runtime"
 	"github.com/zap-migrate/zap/runtime/cgroup"
 	"github.com/zap-migrate/zap/spec"
@@ -50,8 +48,6 @@ func inspect(pid int, cg *cgroup.Cgroup, streams [3]string, mounts *runtime.Moun
 		return nil, fmt.Errorf("inspect pod: %w", err)
 	}
 	defer s.close()
-	// In a v1 freezer a stopped process can't be traced: ptrace(2) waits until it is thawed.
-	s.oldFreezer = unix.Access(cg.FreezerPath()+"/freezer.state", unix.F_OK) == nil
 	if err := s.look(); err != nil {
 		return nil, fmt.Errorf("inspect pod: %w", err)
 	}

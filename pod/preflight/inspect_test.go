@@ -74,9 +74,6 @@ func TestInspectBlocked(t *testing.T) {
 			if diff := cmp.Diff(c.want, p.lines()); diff != "" {
 				t.Errorf("want (-), got (+):\n%s", diff)
 			}
-			if c.hangs {
-				return
-			}
 			if err := p.dump(); (err == nil) != c.takes {
 				t.Errorf("CRIU says: %v", err)
 			}

@@ -19,8 +19,6 @@ type scan struct {
 	procs   []*process // the pod's tree, parents first, in the order in which CRIU goes through it
 	outside []*process // of its cgroup, but not of its tree
 
-	oldFreezer bool // the pod is frozen by a v1 cgroup
-
 	streams map[string]bool // names of the standard streams
 	plan    *runtime.MountPlan
 	mounts  mountTable
@@ -224,12 +222,6 @@ func (s *scan) lookAtProcess(p *process) {
 			})
 		}
 		return
-	}
-	if p.state == 'T' && s.oldFreezer {
-		s.add(finding{
-			code: BlockProcess, process: p, fd: -1, detail: "it is stopped (SIGSTOP or ^Z), in which state a v1 cgroup can't freeze it for CRIU",
-			hint: "let it go on with kill -CONT or fg, or end it", passing: true,
-		})
 	}
 	s.lookAtNamespaces(p)
 }
