@@ -42,7 +42,7 @@ var ranks = map[string]int{
 // callsKernel is the packages that may import golang.org/x/sys/unix.
 var callsKernel = []string{
 	"runtime", "runtime/boot", "runtime/boot/nofile", "runtime/cgroup", "runtime/seccomp", "network", "network/stream", "criu",
-	"pod", "pod/pages", "pod/migrate", "cmd/zap", "e2e",
+	"pod", "pod/pages", "pod/preflight", "pod/migrate", "cmd/zap", "e2e",
 }
 
 // source is one Go file of the repository.

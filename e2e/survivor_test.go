@@ -36,6 +36,7 @@ func survive(t *testing.T, tr *trip, pod Pod) {
 	if want := 5; strings.Count(said, "survivor: checked") != want || strings.Count(said, "survivor: ready") != 1 {
 		t.Errorf("the log doesn't have all %d checks:%s", want, lines(said))
 	}
+	conn.Close()
 	tr.alpha.Zap(t, "pod", "rm", "--force", pod.Name)
 	tr.wantNothingLeft(t, tr.alpha)
 	tr.wantNothingLeft(t, tr.beta)
