@@ -332,7 +332,13 @@ func (s *Supervisor) restore(ctx context.Context) error {
 // Prepared and waits for the verdict, for as long as it takes.
 func (s *Supervisor) park(ctx context.Context) error {
 	a := s.arrival
-	if err := a.enter(ctx, "Prepared"); err != nil {
+	// Should this process or CRIU die here, CRIU's hold on the tree ends and it would
+	// run: the freezer has it then. CRIU is in the same cgroup and stands still too.
+	err := a.cgroup.FreezeNow()
+	if err == nil {
+		err = a.enter(ctx, "Prepared")
+	}
+	if err != nil {
 		a.failure = err
 		s.silence()
 		return err
@@ -355,6 +361,9 @@ func (s *Supervisor) park(ctx context.Context) error {
 		a.held = held
 	}
 	a.since("release", begin)
+	if err := a.cgroup.ThawNow(); err != nil {
+		s.log.Error("thaw", "pod", s.id, "error", err.Error())
+	}
 	return nil
 }
 
@@ -379,6 +388,7 @@ func (s *Supervisor) silence() {
 		s.arrival.hold.Discard()
 	}
 	_ = s.arrival.cgroup.KillNow()
+	_ = s.arrival.cgroup.ThawNow()
 }
 
 // settle records the pod, which has resumed, as running here.
