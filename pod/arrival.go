@@ -395,9 +395,6 @@ func (s *Supervisor) silence() {
 func (s *Supervisor) settle(ctx context.Context, resumed time.Time) error {
 	a := s.arrival
 	s.stream.start()
-	if a.job.Record.TTY && a.job.Record.Supervisor.Pid == 0 {
-		s.stream.addReturns() // an engine had it, which relays it to another terminal
-	}
 	if a.job.Rows > 0 {
 		_ = s.stream.resize(a.job.Rows, a.job.Columns)
 	}

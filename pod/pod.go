@@ -29,6 +29,9 @@ type Record struct {
 	Layers []Layer `json:"layers,omitempty"`
 	// TTY says that the pod's standard streams are a terminal.
 	TTY bool `json:"tty,omitempty"`
+	// Relayed says that the terminal was made for an engine, which relays it to
+	// another terminal: a newline comes without a carriage return.
+	Relayed bool `json:"relayed,omitempty"`
 	// Stdin says that the pod's standard input is kept open for an attach.
 	Stdin bool `json:"stdin,omitempty"`
 	// Supervisor is the process that owns the pod on this host.

@@ -1,9 +1,11 @@
 package pod
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +17,8 @@ import (
 // because CRIU refuses a file that something else has written to.
 type streams struct {
 	log *logWriter
+
+	relayed bool
 
 	child [3]*os.File // the pod's ends of the pipes; nil with a terminal
 	names [3]string
@@ -58,9 +62,9 @@ func newPipes(log *logWriter, stdin bool, null [3]bool) (*streams, error) {
 }
 
 // newTerminal makes the streams of a pod with a terminal, whose master comes
-// later by setMaster.
-func newTerminal(log *logWriter) *streams {
-	return &streams{log: log, clients: map[net.Conn]struct{}{}}
+// later by setMaster. Relayed is as in Record.
+func newTerminal(log *logWriter, relayed bool) *streams {
+	return &streams{log: log, relayed: relayed, clients: map[net.Conn]struct{}{}}
 }
 
 // identities is how CRIU names the pod's ends of the pipes.
@@ -132,7 +136,22 @@ func (s *streams) deliver(stream string, kind byte, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_ = s.log.write(stream, data) // a full disk must not stop the pod
-	s.sendLocked(kind, data)
+	if s.relayed && s.cooked() {
+		data = bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n"))
+	}
+	for part := range slices.Chunk(data, frameMax) {
+		s.sendLocked(kind, part)
+	}
+}
+
+// cooked says whether the terminal processes what the pod writes: then a
+// newline begins a new line, and a client's raw terminal has to be told so.
+func (s *streams) cooked() (yes bool) {
+	withFd(s.master, func(fd int) {
+		t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+		yes = err == nil && t.Oflag&unix.OPOST != 0 && t.Oflag&unix.ONLCR == 0
+	})
+	return yes
 }
 
 // sendLocked hands a frame to every attached client; one that does not read is let go.
@@ -186,22 +205,6 @@ func (s *streams) write(data []byte) error {
 	}
 	_, err := input.Write(data)
 	return err
-}
-
-// addReturns makes the terminal write a carriage return before each newline,
-// for clients whose own terminals are raw.
-func (s *streams) addReturns() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.master == nil {
-		return
-	}
-	withFd(s.master, func(fd int) {
-		if t, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
-			t.Oflag |= unix.ONLCR
-			_ = unix.IoctlSetTermios(fd, unix.TCSETS, t)
-		}
-	})
 }
 
 // resize tells the terminal its size.

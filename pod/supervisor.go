@@ -130,7 +130,7 @@ func (s *Supervisor) openStreams(r *Record) error {
 		return err
 	}
 	if r.TTY {
-		s.stream = newTerminal(log)
+		s.stream = newTerminal(log, r.Relayed)
 		return nil
 	}
 	s.stream, err = newPipes(log, r.Stdin, r.Null)

@@ -39,6 +39,7 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	o.Mounts = *plan
 	if !p.Supervised() { // a container of the OCI verbs: a pod of one
 		o.Record.UID, o.Record.TTY = pod.NewUID(), state.Bundle.Spec.Process.Terminal
+		o.Record.Relayed = o.Record.TTY
 		s.checkNamespaces(state.Pid)
 	}
 	if err := nameStreams(p, &o.Record); err != nil {
