@@ -41,9 +41,15 @@ func load(t testing.TB, dir string) (server, client *tls.Config) {
 	return server, client
 }
 
+// side is what one side of a handshake made of it.
+type side struct {
+	err   error
+	state tls.ConnectionState
+}
+
 // handshake lets both sides meet over a loopback connection and answers with what each of them thought of it. When both
 // are content the client has sent a byte and read one back, because in TLS 1.3 a client finishes before it is accepted.
-func handshake(t testing.TB, server, client *tls.Config) (serverErr, clientErr error, serverState, clientState tls.ConnectionState) {
+func handshake(t testing.TB, server, client *tls.Config) (s, c side) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -61,31 +67,33 @@ func handshake(t testing.TB, server, client *tls.Config) (serverErr, clientErr e
 		defer conn.Close()
 		conn.SetDeadline(time.Now().Add(wait))
 		if err = conn.Handshake(); err == nil {
-			serverState = conn.ConnectionState()
+			s.state = conn.ConnectionState()
 			_, err = io.CopyN(conn, conn, 1)
 		}
 		done <- err
 	}()
-	conn, clientErr := tls.DialWithDialer(&net.Dialer{Timeout: wait}, "tcp", l.Addr().String(), client)
-	if clientErr == nil {
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: wait}, "tcp", l.Addr().String(), client)
+	if err == nil {
 		defer conn.Close()
 		conn.SetDeadline(time.Now().Add(wait))
-		clientState = conn.ConnectionState()
-		if _, clientErr = conn.Write([]byte{1}); clientErr == nil {
-			_, clientErr = io.ReadFull(conn, make([]byte, 1))
+		c.state = conn.ConnectionState()
+		if _, err = conn.Write([]byte{1}); err == nil {
+			_, err = io.ReadFull(conn, make([]byte, 1))
 		}
 	}
-	return <-done, clientErr, serverState, clientState
+	s.err, c.err = <-done, err
+	return s, c
 }
 
 func TestHostsOfOneCAMeet(t *testing.T) {
 	dir := initKeys(t, "alpha", "10.0.0.2")
 	server, _ := load(t, filepath.Join(dir, "alpha"))
 	_, client := load(t, filepath.Join(dir, "10.0.0.2"))
-	serverErr, clientErr, ss, cs := handshake(t, server, WithPeer(client, "alpha"))
-	if serverErr != nil || clientErr != nil {
-		t.Fatalf("server: %v, client: %v", serverErr, clientErr)
+	s, c := handshake(t, server, WithPeer(client, "alpha"))
+	if s.err != nil || c.err != nil {
+		t.Fatalf("server: %v, client: %v", s.err, c.err)
 	}
+	ss, cs := s.state, c.state
 	if got, _ := PeerName(ss); got != "10.0.0.2" {
 		t.Errorf("the server met %q", got)
 	}
@@ -102,9 +110,9 @@ func TestNoResumption(t *testing.T) {
 	server, client := load(t, filepath.Join(dir, "alpha"))
 	client.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 	for range 2 {
-		serverErr, clientErr, _, cs := handshake(t, server, client)
-		if serverErr != nil || clientErr != nil || cs.DidResume {
-			t.Fatalf("server: %v, client: %v, resumed %v", serverErr, clientErr, cs.DidResume)
+		s, c := handshake(t, server, client)
+		if s.err != nil || c.err != nil || c.state.DidResume {
+			t.Fatalf("server: %v, client: %v, resumed %v", s.err, c.err, c.state.DidResume)
 		}
 	}
 }
@@ -163,11 +171,11 @@ func TestRefused(t *testing.T) {
 			_, client := load(t, filepath.Join(dir, "alpha"))
 			client.VerifyConnection = nil
 			tt.change(client)
-			serverErr, clientErr, _, _ := handshake(t, server, client)
-			if serverErr == nil || !strings.Contains(serverErr.Error(), tt.want) {
-				t.Errorf("the server said %v, want something with %q", serverErr, tt.want)
+			s, c := handshake(t, server, client)
+			if s.err == nil || !strings.Contains(s.err.Error(), tt.want) {
+				t.Errorf("the server said %v, want something with %q", s.err, tt.want)
 			}
-			if clientErr == nil {
+			if c.err == nil {
 				t.Error("the client got an answer")
 			}
 		})
@@ -177,8 +185,8 @@ func TestRefused(t *testing.T) {
 func TestClientRefusesServer(t *testing.T) {
 	dir := initKeys(t, "alpha", "beta")
 	server, client := load(t, filepath.Join(dir, "alpha"))
-	if _, err, _, _ := handshake(t, server, WithPeer(client, "gamma")); err == nil || !strings.Contains(err.Error(), "it is alpha, not gamma") {
-		t.Errorf("another host than expected: %v", err)
+	if _, c := handshake(t, server, WithPeer(client, "gamma")); c.err == nil || !strings.Contains(c.err.Error(), "it is alpha, not gamma") {
+		t.Errorf("another host than expected: %v", c.err)
 	}
 	// An impostor knows the CA's certificate, so it asks for and answers to the right name, but has no key of that CA.
 	fake, _, err := openAuthority(initKeys(t, "alpha"), time.Now())
@@ -192,8 +200,8 @@ func TestClientRefusesServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
-	if _, err, _, _ := handshake(t, server, client); err == nil || !strings.Contains(err.Error(), "unknown authority") {
-		t.Errorf("a server of another CA: %v", err)
+	if _, c := handshake(t, server, client); c.err == nil || !strings.Contains(c.err.Error(), "unknown authority") {
+		t.Errorf("a server of another CA: %v", c.err)
 	}
 }
 
@@ -367,8 +375,8 @@ func BenchmarkHandshake(b *testing.B) {
 			client := &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ServerName: serverName(ca), MinVersion: tls.VersionTLS13}
 			server := &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13}
 			for b.Loop() {
-				if serverErr, clientErr, _, _ := handshake(b, server, client); serverErr != nil || clientErr != nil {
-					b.Fatal(serverErr, clientErr)
+				if s, c := handshake(b, server, client); s.err != nil || c.err != nil {
+					b.Fatal(s.err, c.err)
 				}
 			}
 		})

@@ -16,9 +16,8 @@ import (
 
 // queue is a way into a kernel buffer and out of it.
 type queue struct {
-	in   io.Writer
-	out  io.Reader
-	wait func() error // until what was written can be read; nil when that is at once
+	in  io.Writer
+	out io.Reader
 }
 
 // holds puts parts into the queue, each with a write of its own, and answers with a check that takes them out, compares
