@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"time"
@@ -148,6 +149,32 @@ func (p *Pod) SaveRecord() error {
 	}
 	return p.SavePod(raw)
 }
+
+// removedName is the directory below the root in which removals end.
+const removedName = ".removed"
+
+// RemoveDir removes a pod's directory so that a crash leaves either all of it or
+// nothing that has the pod's name. It is no error if there is none.
+func RemoveDir(dir string) error {
+	trash := filepath.Join(filepath.Dir(dir), removedName)
+	gone := filepath.Join(trash, NewUID())
+	err := os.MkdirAll(trash, 0o700)
+	if err == nil {
+		err = os.Rename(dir, gone)
+	}
+	if err != nil { // no room, no such directory, or somebody else has just tidied up
+		gone = dir
+	}
+	err = os.RemoveAll(gone)
+	_ = os.Remove(trash) // unless there is more in it
+	if err != nil {
+		return fmt.Errorf("remove pod directory: %w", err)
+	}
+	return nil
+}
+
+// SweepRemoved ends what RemoveDir began before a crash, in a root directory.
+func SweepRemoved(root string) error { return os.RemoveAll(filepath.Join(root, removedName)) }
 
 // LogPath is the pod's log within its directory.
 func LogPath(dir string) string { return filepath.Join(dir, "log") }

@@ -31,7 +31,7 @@ func newGuardCommand(g *globals) *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), verdictFor)
 			defer cancel()
-			return migrate.Recover(ctx, runtime.New(g.root, g.log), args[0], dialJournal, g.log)
+			return migrate.TakeOver(ctx, runtime.New(g.root, g.log), args[0], dialJournal, g.log)
 		},
 	}
 }
@@ -50,7 +50,8 @@ func recoverMoves(ctx context.Context, g *globals, rt *runtime.Runtime) {
 	}
 	for _, c := range all {
 		go func() {
-			if err := migrate.Recover(ctx, rt, c.ID(), dialJournal, g.log); err != nil {
+			err := migrate.Recover(ctx, rt, c.ID(), dialJournal, g.log)
+			if err != nil && !errors.Is(err, migrate.ErrBusy) {
 				g.log.Warn("bring a move to its end", "pod", c.ID(), "error", err.Error())
 			}
 		}()

@@ -102,8 +102,9 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 		return err
 	}
 	rt := runtime.New(g.root, g.log)
-	if err := migrate.Recover(ctx, rt, name, dialJournal, g.log); err != nil {
-		return fmt.Errorf("an earlier move of the pod: %w", err)
+	show := newProgress(f.format, os.Stdout, os.Stderr)
+	if err := endEarlier(ctx, g, rt, name); err != nil {
+		return show.finished(name, address, nil, err)
 	}
 	p, err := pod.Load(rt, name)
 	if err != nil {
@@ -114,7 +115,6 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 		ctx, cancel = context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("not done after --timeout %v", f.timeout))
 		defer cancel()
 	}
-	show := newProgress(f.format, os.Stdout, os.Stderr)
 	source := &migrate.Source{
 		Runtime: rt, Pod: p, Dialer: client, Log: g.log, Events: show.event,
 		Options: migrate.Options{
@@ -126,6 +126,19 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 	}
 	result, err := source.Run(ctx)
 	return show.finished(name, address, result, err)
+}
+
+// earlierWithin is how long an earlier move of a pod, which lost its
+// coordinator, may take to be brought to its end before another begins.
+const earlierWithin = 15 * time.Second
+
+func endEarlier(ctx context.Context, g *globals, rt *runtime.Runtime, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, earlierWithin)
+	defer cancel()
+	if err := migrate.Recover(ctx, rt, name, dialJournal, g.log); err != nil {
+		return fmt.Errorf("an earlier move of the pod: %w", err)
+	}
+	return nil
 }
 
 // resolveMove decides, by a person's word, a move whose other side is lost.

@@ -1,14 +1,18 @@
 package migrate
 
 import (
-	"bufio"
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/pod"
 )
@@ -38,6 +42,9 @@ type entry struct {
 
 // Journal is the durable record of one side's phases. Every line is written
 // and synced before the call returns; so is the directory when it is made.
+//
+// Whoever works on a move holds the journal's lock, which ends with the process:
+// the coordinator from the first line to the last, a recovery while it acts.
 type Journal struct {
 	Header
 
@@ -46,6 +53,7 @@ type Journal struct {
 	path  string
 	phase Phase
 	criu  *pod.Process
+	torn  bool // the file ends in the middle of a line
 	// Entered is called after a phase is durable.
 	Entered func(Phase)
 }
@@ -53,24 +61,57 @@ type Journal struct {
 // ErrNoJournal says that the pod is in no move.
 var ErrNoJournal = errors.New("no move is under way")
 
-// NewJournal begins a journal in dir; there must be none.
-func NewJournal(dir string, h Header) (*Journal, error) {
-	path := filepath.Join(dir, JournalName)
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+// ErrBusy says that another process works on the pod's move.
+var ErrBusy = errors.New("a move of the pod is under way")
+
+// NewJournal begins a journal in dir and takes its lock; there must be none. It
+// appears with its header in it or not at all.
+func NewJournal(dir string, h Header) (j *Journal, err error) {
+	temp := filepath.Join(dir, "."+JournalName+"-"+h.Migration)
+	file, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("begin journal: %w", err)
 	}
-	j := &Journal{Header: h, file: file, path: path}
-	if err := j.write(h); err != nil {
-		file.Close()
-		os.Remove(path)
+	defer func() {
+		if err != nil {
+			file.Close()
+			err = fmt.Errorf("begin journal: %w", err)
+		}
+	}()
+	path := filepath.Join(dir, JournalName)
+	j = &Journal{Header: h, file: file, path: path}
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		err = j.write(h)
+	}
+	if err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		_ = os.Remove(temp)
+		if errors.Is(err, os.ErrExist) {
+			err = busy(dir)
+		}
 		return nil, err
 	}
-	return j, syncDir(dir)
+	if err := syncDir(dir); err != nil {
+		return nil, errors.Join(err, os.Remove(path))
+	}
+	return j, nil
 }
 
-// OpenJournal reads the journal in dir and goes on with it. A last line that a
-// crash cut short counts as not written.
+// busy is ErrBusy with the process that the journal in dir names.
+func busy(dir string) error {
+	j, err := OpenJournal(dir)
+	if err != nil {
+		return ErrBusy
+	}
+	defer j.Close()
+	return fmt.Errorf("%w (process %d, phase %s)", ErrBusy, j.Coordinator.Pid, j.Phase())
+}
+
+// OpenJournal reads the journal in dir and goes on with it, without its lock. A
+// line that a crash cut short counts as not written.
 func OpenJournal(dir string) (*Journal, error) {
 	path := filepath.Join(dir, JournalName)
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
@@ -81,18 +122,87 @@ func OpenJournal(dir string) (*Journal, error) {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
 	j := &Journal{file: file, path: path}
-	lines := bufio.NewScanner(file)
-	for n := 0; lines.Scan(); n++ {
-		if n == 0 {
-			if err := json.Unmarshal(lines.Bytes(), &j.Header); err != nil {
-				file.Close()
-				return nil, fmt.Errorf("read journal %s: %w", path, err)
-			}
-			continue
+	if err := j.read(); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("read journal %s: %w (remove it if the pod is in no move)", path, err)
+	}
+	return j, nil
+}
+
+// LockJournal opens the journal in dir with its lock, which it waits for until
+// ctx ends. The error is ErrBusy when somebody else keeps it, ErrNoJournal when
+// the move is over.
+func LockJournal(ctx context.Context, dir string) (*Journal, error) {
+	j, err := OpenJournal(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := j.lock(ctx); err != nil {
+		j.Close()
+		return nil, err
+	}
+	return j, nil
+}
+
+// lock takes the journal's lock and reads what was written meanwhile.
+func (j *Journal) lock(ctx context.Context) error {
+	for {
+		err := unix.Flock(int(j.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case !j.current():
+			return ErrNoJournal
+		case err == nil:
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			return j.read()
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("lock journal %s: %w", j.path, err)
 		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w (process %d, phase %s)", ErrBusy, j.Coordinator.Pid, j.Phase())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// unlock lets others work on the move, while this process waits for the peer.
+func (j *Journal) unlock() { _ = unix.Flock(int(j.file.Fd()), unix.LOCK_UN) }
+
+// current says whether the pod's journal is still this one: the move may have
+// been brought to its end, and another begun, by somebody else.
+func (j *Journal) current() bool {
+	mine, err := j.file.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(j.path)
+	return err == nil && os.SameFile(mine, there)
+}
+
+// read takes the state from the file.
+func (j *Journal) read() error {
+	data, err := io.ReadAll(io.NewSectionReader(j.file, 0, maxJournal))
+	if err != nil {
+		return err
+	}
+	j.torn = len(data) > 0 && data[len(data)-1] != '\n'
+	lines := bytes.Split(data, []byte("\n"))
+	whole := lines[:len(lines)-1]
+	if len(whole) == 0 {
+		return errors.New("it has no header")
+	}
+	if err := json.Unmarshal(whole[0], &j.Header); err != nil {
+		return err
+	}
+	if j.Migration == "" || j.Pod == "" {
+		return errors.New("it has no header")
+	}
+	j.phase, j.criu = "", nil
+	for _, line := range whole[1:] {
 		var e entry
-		if json.Unmarshal(lines.Bytes(), &e) != nil {
-			break
+		if json.Unmarshal(line, &e) != nil {
+			continue // a crash cut it short, and another process went on
 		}
 		if e.Phase != "" {
 			j.phase = e.Phase
@@ -101,12 +211,11 @@ func OpenJournal(dir string) (*Journal, error) {
 			j.criu = e.Criu
 		}
 	}
-	if j.Migration == "" {
-		file.Close()
-		return nil, fmt.Errorf("read journal %s: it has no header", path)
-	}
-	return j, lines.Err()
+	return nil
 }
+
+// maxJournal bounds a journal, in bytes; a long move writes some 1,000.
+const maxJournal = 1 << 20
 
 // Phase is the last phase that was entered; empty before the first.
 func (j *Journal) Phase() Phase {
@@ -160,26 +269,44 @@ func (j *Journal) NoteCriu(p pod.Process) error {
 // Path is the journal's file.
 func (j *Journal) Path() string { return j.path }
 
+// write adds a line. After a failure nothing of it is there, so that a phase
+// that was not entered is not found by a recovery.
 func (j *Journal) write(v any) error {
 	line, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	line = append(line, '\n')
+	if j.torn {
+		line = append([]byte{'\n'}, line...)
+	}
+	before, err := j.file.Stat()
 	if err == nil {
-		_, err = j.file.Write(append(line, '\n'))
+		_, err = j.file.Write(line)
 	}
 	if err == nil {
 		err = j.file.Sync()
 	}
 	if err != nil {
+		if before != nil {
+			_ = errors.Join(j.file.Truncate(before.Size()), j.file.Sync()) // as far as it goes
+		}
 		return fmt.Errorf("write journal: %w", err)
 	}
+	j.torn = false
 	return nil
 }
 
 // Close closes the journal and leaves it on disk.
 func (j *Journal) Close() error { return j.file.Close() }
 
-// Remove ends the journal: the move is over on this side.
+// Remove ends the journal: the move is over on this side. A journal that has
+// taken its place meanwhile stays.
 func (j *Journal) Remove() error {
-	j.file.Close()
+	defer j.file.Close()
+	if !j.current() {
+		return nil
+	}
 	if err := os.Remove(j.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("end journal: %w", err)
 	}

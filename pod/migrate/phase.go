@@ -34,7 +34,7 @@ const (
 
 // next holds the order of the phases; it is the only place that knows it.
 var next = map[Phase][]Phase{
-	"":         {Offered, Accepted},
+	"":         {Offered, Accepted, Aborted},
 	Offered:    {PreCopying, Aborted},
 	PreCopying: {Frozen, Aborted},
 	Frozen:     {Sent, Aborted},

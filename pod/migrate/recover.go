@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/network"
+	"github.com/zap-migrate/zap/network/stream"
 	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/runtime"
 	"github.com/zap-migrate/zap/runtime/cgroup"
@@ -24,30 +25,57 @@ func fence(cg *cgroup.Cgroup) error {
 }
 
 // kill kills the pod's processes while they are stopped, so that none of them
-// ever runs again, and lets them die.
+// ever runs again, and lets them die. If it can't, they stay stopped.
 func kill(cg *cgroup.Cgroup) error {
-	return errors.Join(cg.KillNow(), cg.ThawNow())
+	var err error
+	for range 3 {
+		if err = cg.KillNow(); err == nil {
+			return cg.ThawNow()
+		}
+	}
+	return err
 }
 
 // resume lets the pod go on after a move that failed before its commit,
-// whatever state it was left in. It can be repeated.
+// whatever state it was left in, and journals Aborted. It can be repeated.
 func resume(ctx context.Context, p *pod.Pod, j *Journal) error {
+	if j.Phase() == Aborted {
+		return nil
+	}
 	if err := endCriu(ctx, j); err != nil {
 		return err
 	}
+	if err := release(ctx, p); err != nil {
+		return err
+	}
+	// Should it fail, as on a full disk, a recovery does all this once more.
+	_ = j.Enter(Aborted)
+	return nil
+}
+
+// release lets the pod's processes run with their network. It is no error if
+// they have ended.
+func release(ctx context.Context, p *pod.Pod) error {
 	cg, err := p.Cgroup()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
+	}
+	pids, err := cg.Procs()
+	if err != nil {
+		return err
+	}
+	if len(pids) == 0 {
+		return nil
 	}
 	net, cfg, err := podNetwork(ctx, p)
 	if net == nil {
 		return err
 	}
-	defer net.Close() // err is only that its configuration can't be told, and it was not when the move began
-	pids, err := cg.Procs()
-	if err != nil {
-		return err
-	}
+	// err is only that its configuration can't be told, and it was not when the move began
+	defer net.Close()
 	// A CRIU that was killed leaves sockets in repair mode: they answer with a
 	// reset. The lock is open only after the last of them is out of it.
 	if err := endRepair(pids); err != nil {
@@ -58,11 +86,6 @@ func resume(ctx context.Context, p *pod.Pod, j *Journal) error {
 	}
 	if err := net.Unlock(ctx); err != nil {
 		return err
-	}
-	if j.Phase() != Aborted {
-		if err := j.Enter(Aborted); err != nil {
-			return err
-		}
 	}
 	if cfg == nil {
 		return nil
@@ -171,29 +194,48 @@ func forget(ctx context.Context, p *pod.Pod, j *Journal) (kept string, err error
 	if err := p.End(ctx); err != nil {
 		return "", err
 	}
-	if j.KeepLog && p.Supervised() {
-		kept = p.Dir() + ".log"
-		if err := os.Rename(pod.LogPath(p.Dir()), kept); err != nil {
-			return "", fmt.Errorf("keep log: %w", err)
+	if j.KeepLog {
+		if kept, err = keepLog(p.Dir()); err != nil {
+			return "", err
 		}
 	}
 	if j.Phase() == Committed {
-		if err := j.Enter(Done); err != nil {
-			return kept, err
-		}
+		_ = j.Enter(Done) // what matters is that the directory goes
 	}
-	_ = j.Close()
-	if err := os.RemoveAll(p.Dir()); err != nil {
-		return kept, fmt.Errorf("remove pod directory: %w", err)
+	if err := pod.RemoveDir(p.Dir()); err != nil {
+		return kept, err
+	}
+	return kept, j.Close()
+}
+
+// keepLog moves a pod's log out of its directory and returns where it is; empty
+// when the pod has none.
+func keepLog(dir string) (kept string, err error) {
+	kept = dir + ".log"
+	err = os.Rename(pod.LogPath(dir), kept)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(kept); err != nil {
+			return "", nil
+		}
+		return kept, nil // by a call before this one
+	}
+	if err != nil {
+		return "", fmt.Errorf("keep log: %w", err)
 	}
 	return kept, nil
 }
 
-// deliver tells the target the verdict, again and again until it answers or
-// ctx ends.
+// errSuperseded says that somebody else has brought the move to its end.
+var errSuperseded = errors.New("the move was brought to its end meanwhile")
+
+// deliver tells the target the verdict, again and again until it answers, ctx
+// ends, or the journal is gone because a person has resolved the move.
 func deliver(ctx context.Context, dialer Dialer, j *Journal, verdict string, log *slog.Logger) (*status, error) {
 	wait := 50 * time.Millisecond
 	for {
+		if !j.current() {
+			return nil, errSuperseded
+		}
 		st, err := deliverOnce(ctx, dialer, j, verdict)
 		var refused *refusedError
 		if err == nil || errors.As(err, &refused) {
@@ -248,13 +290,29 @@ func deliverOnce(ctx context.Context, dialer Dialer, j *Journal, verdict string)
 
 // Recover brings a move whose coordinator died to its end: before the commit
 // the pod goes on here, after it the target is told. It does nothing when no
-// move is left open or its coordinator still works.
+// move is left open, and returns ErrBusy while somebody works on the move.
 func Recover(ctx context.Context, rt *runtime.Runtime, name string, dial func(*Journal) (Dialer, error), log *slog.Logger) error {
+	brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond) // for another recovery's step
+	defer cancel()
+	return recoverWithin(ctx, brief, rt, name, dial, log)
+}
+
+// TakeOver is Recover for a move whose coordinator has let go of it: it waits
+// until that has ended.
+func TakeOver(ctx context.Context, rt *runtime.Runtime, name string, dial func(*Journal) (Dialer, error), log *slog.Logger) error {
+	return recoverWithin(ctx, ctx, rt, name, dial, log)
+}
+
+// recoverWithin waits for the journal's lock as long as locking lives.
+func recoverWithin(ctx, locking context.Context, rt *runtime.Runtime, name string, dial func(*Journal) (Dialer, error), log *slog.Logger) error {
 	p, err := pod.Load(rt, name)
+	if errors.Is(err, runtime.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	j, err := OpenJournal(p.Dir())
+	j, err := LockJournal(locking, p.Dir())
 	if errors.Is(err, ErrNoJournal) {
 		return nil
 	}
@@ -262,37 +320,88 @@ func Recover(ctx context.Context, rt *runtime.Runtime, name string, dial func(*J
 		return err
 	}
 	defer j.Close()
-	if j.Side != "source" || (j.Coordinator.Alive() && j.Coordinator.Pid != os.Getpid()) {
+	if j.Side != "source" {
+		if j.Phase() == Running { // it has arrived; only this was not put away
+			return j.Remove()
+		}
 		return nil
 	}
-	if err := endCriu(ctx, j); err != nil {
-		return err
+	r := &recovery{pod: p, journal: j, log: log}
+	var derr error
+	if r.dialer, derr = dial(j); derr != nil {
+		r.dialer = lost{derr}
 	}
-	dialer, derr := dial(j)
 	if j.Phase().Decided() {
-		if cg, err := p.Cgroup(); err == nil {
-			_ = kill(cg)
-		}
-		if derr != nil {
-			return derr
-		}
-		if _, err := deliver(ctx, dialer, j, "commit", log); err != nil {
-			return &UnresolvedError{Pod: name, Peer: j.Peer, Err: err}
-		}
-		_, err := forget(ctx, p, j)
+		err = r.finish(ctx)
+	} else {
+		err = r.undo(ctx)
+	}
+	if errors.Is(err, errSuperseded) || errors.Is(err, ErrNoJournal) {
+		return nil
+	}
+	return err
+}
+
+// lost is a peer that can't be dialled, for instance because the keys are gone.
+type lost struct{ err error }
+
+func (l lost) Dial(context.Context) (*stream.Conn, error) { return nil, l.err }
+
+// recovery is one move that lost its coordinator.
+type recovery struct {
+	pod     *pod.Pod
+	journal *Journal
+	dialer  Dialer
+	log     *slog.Logger
+}
+
+// finish makes sure that a committed pod runs on the target only.
+func (r *recovery) finish(ctx context.Context) error {
+	if err := endCriu(ctx, r.journal); err != nil {
 		return err
 	}
-	if p.Supervised() {
-		_, _ = pod.Ask(ctx, p.Dir(), pod.Request{Op: pod.OpMoved})
+	cg, err := r.pod.Cgroup()
+	if err == nil {
+		err = kill(cg)
 	}
-	if err := resume(ctx, p, j); err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("kill the processes of pod %s, which belongs to %s: %w", r.pod.ID(), r.journal.Peer, err)
+	}
+	if err := r.tell(ctx, "commit"); err != nil {
 		return err
 	}
-	if derr != nil {
-		return derr
+	_, err = forget(ctx, r.pod, r.journal)
+	return err
+}
+
+// undo lets the pod go on here and makes the target drop what it has.
+func (r *recovery) undo(ctx context.Context) error {
+	if r.pod.Supervised() {
+		_, _ = pod.Ask(ctx, r.pod.Dir(), pod.Request{Op: pod.OpMoved})
 	}
-	if _, err := deliver(ctx, dialer, j, "abort", log); err != nil {
+	if err := resume(ctx, r.pod, r.journal); err != nil {
 		return err
 	}
-	return j.Remove()
+	if err := r.tell(ctx, "abort"); err != nil {
+		return err
+	}
+	return r.journal.Remove()
+}
+
+// tell tells the target the verdict. Meanwhile the move is not locked: it may
+// take a day, and a person may resolve it.
+func (r *recovery) tell(ctx context.Context, verdict string) error {
+	j := r.journal
+	j.unlock()
+	_, err := deliver(ctx, r.dialer, j, verdict, r.log)
+	if lerr := j.lock(context.WithoutCancel(ctx)); lerr != nil {
+		return lerr
+	}
+	switch {
+	case err == nil || errors.Is(err, errSuperseded):
+		return err
+	case verdict == "commit":
+		return &UnresolvedError{Pod: j.Pod, Peer: j.Peer, Err: err}
+	}
+	return fmt.Errorf("tell %s to drop pod %s: %w (`zap migrate --resolve abort %s` gives that up)", j.Peer, j.Pod, err, j.Pod)
 }

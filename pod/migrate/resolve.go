@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/runtime"
@@ -28,10 +29,12 @@ func Resolve(ctx context.Context, rt *runtime.Runtime, name, verdict string, log
 	}
 	defer j.Close()
 	if j.Side == "target" {
-		return resolveTarget(ctx, dir, j, verdict)
+		return resolveTarget(ctx, rt, j, verdict)
 	}
-	if j.Coordinator.Alive() {
-		return "", fmt.Errorf("pod %s: its move is under way in process %d", name, j.Coordinator.Pid)
+	brief, cancel := context.WithTimeout(ctx, resolveWithin)
+	defer cancel()
+	if err := j.lock(brief); err != nil {
+		return "", fmt.Errorf("pod %s: %w", name, err)
 	}
 	p, err := pod.Load(rt, name)
 	if err != nil {
@@ -40,26 +43,30 @@ func Resolve(ctx context.Context, rt *runtime.Runtime, name, verdict string, log
 	return resolveSource(ctx, p, j, verdict, log)
 }
 
-func resolveTarget(ctx context.Context, dir string, j *Journal, verdict string) (string, error) {
+// resolveWithin is how long a person waits for a recovery's step to end.
+const resolveWithin = 5 * time.Second
+
+func resolveTarget(ctx context.Context, rt *runtime.Runtime, j *Journal, verdict string) (string, error) {
 	op, state := pod.OpCommit, "runs here"
 	if verdict == "abort" {
 		op, state = pod.OpAbort, "dropped, nothing of it is left here"
 	}
-	if _, err := pod.Ask(ctx, dir, pod.Request{Op: op, Migration: j.Migration}); err != nil {
-		return "", fmt.Errorf("pod %s: %w", j.Pod, err)
+	_, err := pod.Ask(ctx, rt.Dir(j.Pod), pod.Request{Op: op, Migration: j.Migration})
+	switch {
+	case err == nil:
+		return state, nil
+	case errors.Is(err, pod.ErrNoSupervisor) && verdict == "abort":
+		return state, Drop(ctx, rt, j.Pod)
+	case errors.Is(err, pod.ErrNoSupervisor):
+		return "", fmt.Errorf("pod %s: the process that held it has died, it can't run here; resolve with abort", j.Pod)
 	}
-	return state, nil
+	return "", fmt.Errorf("pod %s: %w", j.Pod, err)
 }
 
 func resolveSource(ctx context.Context, p *pod.Pod, j *Journal, verdict string, log *slog.Logger) (string, error) {
 	decided := j.Phase().Decided()
 	switch {
 	case verdict == "commit" && decided:
-		if cg, err := p.Cgroup(); err == nil {
-			if err := kill(cg); err != nil {
-				log.Warn("kill the pod's processes", "pod", p.ID(), "error", err.Error())
-			}
-		}
 		if _, err := forget(ctx, p, j); err != nil {
 			return "", err
 		}
@@ -67,7 +74,7 @@ func resolveSource(ctx context.Context, p *pod.Pod, j *Journal, verdict string, 
 	case verdict == "abort" && !decided:
 		if p.Supervised() {
 			if _, err := pod.Ask(ctx, p.Dir(), pod.Request{Op: pod.OpMoved}); err != nil {
-				return "", err
+				log.Warn("tell the pod's supervisor", "pod", p.ID(), "error", err.Error())
 			}
 		}
 		if err := resume(ctx, p, j); err != nil {
