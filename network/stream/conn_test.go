@@ -412,30 +412,33 @@ func TestPackerDecides(t *testing.T) {
 	}
 }
 
-func TestPackerMeasures(t *testing.T) {
+// flow pushes frames of text through a packer whose connection takes linkRate bytes per second and says how many were compressed.
+func flow(k *packer, frames int, linkRate float64) (packed int) {
 	text := bytes.Repeat([]byte("a line of a log file, 12345\n"), 10000)
-	k := packer{}
-	if _, ok := k.pack(text); ok {
-		t.Error("compressed before the link was known")
-	}
-	k.wrote(len(text), 100*time.Millisecond, false) // 2.8 MB/s
-	packed := 0
-	for range 100 {
+	took := func(n int) time.Duration { return time.Duration(float64(n) / linkRate * 1e9) }
+	for range frames {
 		if out, ok := k.pack(text); ok {
 			packed++
-			k.wrote(len(out), time.Millisecond, true)
+			k.wrote(len(out), took(len(out)), true)
 		} else {
-			k.wrote(len(text), 100*time.Millisecond, false)
+			k.wrote(len(text), took(len(text)), false)
 		}
 	}
-	if packed == 0 {
-		t.Errorf("never compressed on a slow link: %+v", k)
+	return packed
+}
+
+func TestPackerMeasures(t *testing.T) {
+	var slow, fast packer
+	if n := flow(&slow, 400, 3e6); n < 200 || n == 400 {
+		t.Errorf("on a slow link %d of 400 frames were compressed", n)
 	}
-	fast := packer{}
-	for range 100 {
-		if _, ok := fast.pack(text); ok {
-			t.Fatal("compressed on a fast link")
-		}
-		fast.wrote(len(text), 50*time.Microsecond, false) // 5.6 GB/s
+	if n := flow(&fast, 400, 5e9); n != 0 {
+		t.Errorf("on a fast link %d frames were compressed", n)
+	}
+	if n := flow(&slow, 1000, 5e9); n > 600 {
+		t.Errorf("on a link that became fast %d of 1000 frames were compressed", n)
+	}
+	if n := flow(&slow, 100, 5e9); n != 0 {
+		t.Errorf("on a link that has become fast %d frames were compressed", n)
 	}
 }

@@ -31,7 +31,7 @@ func Diff(old, new *Index) Change {
 			j++
 		default:
 			a, b := &old.Entries[i], &new.Entries[j]
-			changed[j] = !same(a, b) || !b.IsDir() && b.Ctime.after(trusted)
+			changed[j] = !same(a, b) || b.Ctime.after(trusted)
 			i, j = i+1, j+1
 		}
 	}

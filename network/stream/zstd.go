@@ -21,12 +21,15 @@ const (
 )
 
 const (
-	packMin    = 1 << 10   // smaller payloads are never compressed
-	packSample = 64 << 10  // how much of a frame is tried
-	packEvery  = 16 << 20  // a trial is made once in so many bytes
-	packProbe  = 8 << 20   // so much is sent raw to learn the link's rate,
-	packAgain  = 512 << 20 // once in so many bytes
-	packWorth  = 0.85      // the ratio above which compression never pays
+	packMin    = 1 << 10  // smaller payloads are never compressed
+	packSample = 64 << 10 // how much of a frame is tried
+	packEvery  = 16 << 20 // a trial is made once in so many bytes
+	packFirst  = 4 << 20  // the link's rate is first taken over so many bytes,
+	packWindow = 16 << 20 // then over so many
+	packProbe  = 4 << 20  // while compressing, so much is sent raw to measure the link again,
+	packAgain  = 64 << 20 // at first after so many bytes, then after twice as many each time that it changes nothing,
+	packRarely = 1 << 30  // up to this
+	packWorth  = 0.85     // the ratio above which compression never pays
 	// packFastest is a rate in bytes per second that no zstd encoder here reaches: a faster link needs no trial.
 	packFastest = 1 << 30
 )
@@ -41,13 +44,17 @@ type packer struct {
 	enc  *zstd.Encoder
 	out  []byte
 
-	link    float64 // bytes per second the connection takes; 0 not known yet
-	speed   float64 // bytes per second the encoder takes
-	ratio   float64 // its output by its input
-	pays    bool
-	untried int64 // bytes since the last sample
-	packed  int64 // bytes since the link was last measured
-	probe   int64 // bytes to send raw to measure it
+	link  float64 // bytes per second the connection takes; 0 not known yet
+	speed float64 // bytes per second the encoder takes
+	ratio float64 // its output by its input
+	pays  bool
+
+	untried int64         // bytes since the last sample
+	sent    int64         // bytes sent raw since the link's rate was last taken,
+	took    time.Duration // and their time
+	packed  int64         // bytes compressed since the last probe
+	again   int64         // bytes to compress before the next
+	probe   int64         // bytes still to send raw for it
 }
 
 // linkLimit tells the packer of a rate limit, which is known before it is measured.
@@ -89,8 +96,8 @@ func (k *packer) worth(p []byte) bool {
 	if k.link == 0 || k.link > packFastest {
 		return false
 	}
-	if k.packed >= packAgain {
-		k.packed, k.probe = 0, packProbe
+	if k.pays && k.packed >= max(k.again, packAgain) {
+		k.packed, k.probe, k.sent, k.took = 0, packProbe, 0, 0
 	}
 	if k.probe > 0 {
 		k.probe -= int64(len(p))
@@ -131,14 +138,24 @@ func (k *packer) wrote(n int, took time.Duration, packed bool) {
 	if packed || n < slice {
 		return
 	}
-	rate := float64(n) / max(took.Seconds(), 1e-9)
-	if k.link == 0 {
-		k.link = rate
+	k.sent += int64(n)
+	k.took += took
+	switch {
+	case k.link == 0 && k.sent < packFirst, k.link != 0 && k.sent < packWindow && !k.pays, k.pays && k.sent < packProbe:
 		return
 	}
-	// Frames that fall into a buffer of the kernel take no time and say nothing: mean of the times, not of the rates.
-	const weight = 0.125
-	k.link = 1 / ((1-weight)/k.link + weight/rate)
+	rate := float64(k.sent) / max(k.took.Seconds(), 1e-9)
+	k.sent, k.took = 0, 0
+	if k.link != 0 && !k.pays {
+		rate = 2 / (1/k.link + 1/rate) // the mean of the times
+	}
+	k.link = rate
+	if k.pays {
+		k.decide()
+		if k.again = min(2*max(k.again, packAgain), packRarely); !k.pays {
+			k.again = packAgain
+		}
+	}
 }
 
 // unpacker is the other side of packer. One goroutine uses it.

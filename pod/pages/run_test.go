@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -421,4 +422,31 @@ func smallTmpfs(tb testing.TB, size string) string {
 	}
 	tb.Cleanup(func() { unix.Close(mount) })
 	return fmt.Sprintf("/proc/self/fd/%d/.", mount)
+}
+
+// TestMemoryDoesNotGrowWithTheDump sends much more than both sides together may allocate.
+func TestMemoryDoesNotGrowWithTheDump(t *testing.T) {
+	const runs = 600 // of 1 MiB
+	content := random(rand.New(rand.NewPCG(5, 5)), 256)
+	dir := smallTmpfs(t, "1g")
+	var before, after runtime.MemStats
+	o := outcome{}
+	o.source, o.target = connPair(t)
+	runtime.ReadMemStats(&before)
+	o.run(t, t.Context(), dir, pages.Limits{}, func(c *fakeCRIU) int32 {
+		c.open(1<<8 | 1)
+		for i := range uint64(runs) {
+			c.add(present, i*256*page, 1<<8|1, content, 256)
+		}
+		return c.close()
+	})
+	runtime.ReadMemStats(&after)
+	if err := errors.Join(o.sendErr, o.receiveErr, o.criuErr); err != nil || o.received.Bytes != runs<<20 {
+		t.Fatalf("%+v, %v", o.received, err)
+	}
+	if total := after.TotalAlloc - before.TotalAlloc; total > 96<<20 { // under the race detector pools keep little
+		t.Errorf("%d bytes allocated for %d of memory", total, o.received.Bytes)
+	} else {
+		t.Logf("%d KiB allocated in %d pieces for %d MiB of memory", total>>10, after.Mallocs-before.Mallocs, o.received.Bytes>>20)
+	}
 }
