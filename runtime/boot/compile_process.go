@@ -122,6 +122,7 @@ func (c *compiler) identity(p *specs.Process) {
 	if held := c.facts.Capabilities; held != 0 && !c.users {
 		sets.limit(held)
 	}
+	sets.ambient &= sets.permitted & sets.inheritable // the kernel raises no others, and the default of runc 1.1 names some
 	c.bounding(sets.bounding)
 	c.on(fmt.Sprintf("become user %d:%d", p.User.UID, p.User.GID), "process.user")
 	c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_KEEPCAPS, namesPrctl), number(1), number(0), number(0), number(0))
