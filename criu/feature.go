@@ -92,7 +92,7 @@ func (e *Env) run(ctx context.Context, binary string, kdat []byte, args ...strin
 func lastMessage(out string) string {
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	last := strings.TrimSpace(lines[len(lines)-1])
-	if m := errorLine.FindStringSubmatch(last); m != nil {
+	if m := errorLine().FindStringSubmatch(last); m != nil {
 		return m[3]
 	}
 	return last

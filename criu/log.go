@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 )
@@ -27,7 +28,9 @@ type Diagnosis struct {
 
 // errorLine matches "(00.012345)   1234: Error (criu/files.c:98): message",
 // where time and process id may be missing.
-var errorLine = regexp.MustCompile(`^(?:\(\d+\.\d+\)\s*)?(?:\d+:\s*)?(Error|Warn) +\(([^)]*)\): (.*)$`)
+var errorLine = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:\(\d+\.\d+\)\s*)?(?:\d+:\s*)?(Error|Warn) +\(([^)]*)\): (.*)$`)
+})
 
 // harmless are errors that CRIU logs and goes on.
 var harmless = []string{
@@ -57,7 +60,7 @@ func Diagnose(log io.Reader) Diagnosis {
 	lines := bufio.NewScanner(io.LimitReader(log, maxLog))
 	lines.Buffer(make([]byte, 0, 4096), maxLog)
 	for lines.Scan() {
-		m := errorLine.FindStringSubmatch(lines.Text())
+		m := errorLine().FindStringSubmatch(lines.Text())
 		if m == nil || containsAny(m[3], harmless) {
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/zap-migrate/zap/network"
@@ -86,12 +87,14 @@ const (
 	StatusArriving = "arriving"
 )
 
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+var namePattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+})
 
 // CheckName says whether name can name a pod: letters, digits, dot, dash and
 // underscore, at most 63 characters.
 func CheckName(name string) error {
-	if !namePattern.MatchString(name) {
+	if !namePattern().MatchString(name) {
 		return fmt.Errorf("pod name %q: use letters, digits, '.', '-' and '_', at most 63, the first a letter or digit", name)
 	}
 	return nil

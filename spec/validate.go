@@ -92,11 +92,32 @@ func (c *checker) version(v string) {
 		c.errorf("ociVersion", "missing")
 	case len(v) > 64:
 		c.errorf("ociVersion", "longer than 64 bytes")
-	case !versionPattern.MatchString(v):
+	case !isVersion(v):
 		c.errorf("ociVersion", "%q is not a version", v)
 	case !strings.HasPrefix(v, "1."):
 		c.errorf("ociVersion", "version %s is not supported, only 1.x", v)
 	}
+}
+
+// isVersion says whether v is three numbers with a dot between them, and maybe more behind a dash, plus or dot, as in 1.0.2-dev.
+func isVersion(v string) bool {
+	digit := func(r rune) bool { return r >= '0' && r <= '9' }
+	word := func(r rune) bool {
+		return digit(r) || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '.' || r == '+' || r == '-'
+	}
+	for part := range 3 {
+		rest := strings.TrimLeftFunc(v, digit)
+		switch {
+		case len(rest) == len(v):
+			return false
+		case part == 2:
+			return rest == "" || len(rest) > 1 && strings.ContainsRune("-+.", rune(rest[0])) && strings.TrimLeftFunc(rest[1:], word) == ""
+		case !strings.HasPrefix(rest, "."):
+			return false
+		}
+		v = rest[1:]
+	}
+	return false
 }
 
 func (c *checker) root(s *specs.Spec) {

@@ -5,14 +5,15 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-var (
-	versionPattern = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+([-+.][0-9A-Za-z.+-]+)?$`)
-	listPattern    = regexp.MustCompile(`^[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*$`)
-)
+// Patterns are compiled when they are first asked: that takes longer than all other checks of a usual specification.
+var listPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*$`)
+})
 
 // rlimitTypes are the resource limits that Linux has.
 var rlimitTypes = []string{
@@ -133,7 +134,7 @@ func (c *checker) list(at, value string) {
 	if value == "" {
 		return
 	}
-	if len(value) > maxPath || !listPattern.MatchString(value) {
+	if len(value) > maxPath || !listPattern().MatchString(value) {
 		c.errorf(at, "%q is not a list such as 0-3,8", clip(value))
 	}
 }

@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-var pageSizePattern = regexp.MustCompile(`^[1-9][0-9]{0,5}(B|KB|MB|GB|TB)$`)
+var pageSizePattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[1-9][0-9]{0,5}(B|KB|MB|GB|TB)$`)
+})
 
 // resources checks the limits. What the kernel alone can judge, such as a limit below what is in use, is left to it.
 func (c *checker) resources(at string, r *specs.LinuxResources) {
@@ -153,7 +156,7 @@ func (c *checker) hugepages(at string, limits []specs.LinuxHugepageLimit) {
 	for i, l := range limits {
 		each := fmt.Sprintf("%s[%d].pageSize", at, i)
 		switch {
-		case !pageSizePattern.MatchString(l.Pagesize):
+		case !pageSizePattern().MatchString(l.Pagesize):
 			c.errorf(each, "%q is not a size such as 2MB", clip(l.Pagesize))
 		case seen[l.Pagesize]:
 			c.errorf(each, "%s is there twice", l.Pagesize)

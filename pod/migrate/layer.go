@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/renameio/v2"
 
@@ -21,7 +22,9 @@ import (
 // directory that came over the wire or as a reference to a directory of this
 // host (NAME.json) that `zap pod run --rootfs` was given.
 
-var digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+var digestPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+})
 
 func layersDir(root string) string { return filepath.Join(root, "layers") }
 
@@ -99,7 +102,7 @@ func noteLayer(root string, l pod.Layer) error {
 // receiveLayer stores a lower layer, which must have the digest that it is
 // announced with.
 func receiveLayer(ctx context.Context, bulk *stream.Conn, root, digest string, wanted []string) error {
-	if !digestPattern.MatchString(digest) || !slices.Contains(wanted, digest) {
+	if !digestPattern().MatchString(digest) || !slices.Contains(wanted, digest) {
 		return fmt.Errorf("%s sent a layer called %q that was not asked for", bulk, digest)
 	}
 	if err := os.MkdirAll(layersDir(root), 0o700); err != nil {

@@ -225,7 +225,7 @@ func (t *Target) examine(ctx context.Context, o *Offer) ([]spec.Blocker, []strin
 	}
 	var missing []string
 	for _, l := range o.Record.Layers {
-		if !digestPattern.MatchString(l.Digest) {
+		if !digestPattern().MatchString(l.Digest) {
 			return nil, nil, fmt.Errorf("offer of pod %s: layer %q has no digest", o.Pod, l.Digest)
 		}
 		if findLayer(root, l.Digest) == "" {

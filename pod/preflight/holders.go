@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,7 +53,9 @@ func (s *scan) heldOutside(key fileKey) (who string) {
 }
 
 // socketLink finds what a finding says about a socket outside.
-var socketLink = regexp.MustCompile(`socket:\[\d+\]`)
+var socketLink = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`socket:\[\d+\]`)
+})
 
 // nameHolders adds to the findings about other ends who has them.
 func (s *scan) nameHolders() {
@@ -92,7 +95,7 @@ func (s *scan) nameHolders() {
 func (f *finding) otherEnd() string {
 	switch f.code {
 	case BlockUnix:
-		return socketLink.FindString(f.detail)
+		return socketLink().FindString(f.detail)
 	case BlockPipe:
 		if strings.HasPrefix(f.what, "pipe:[") {
 			return f.what
