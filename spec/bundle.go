@@ -61,7 +61,7 @@ func Load(dir string) (*Bundle, error) {
 // ignored, as it demands; anything behind the object is an error.
 func Parse(data []byte) (*specs.Spec, error) {
 	s := new(specs.Spec)
-	if err := decode(data, s); err != nil {
+	if err := explain(data, unmarshalSpec(data, s)); err != nil {
 		return nil, fmt.Errorf("%s: %w", ConfigName, err)
 	}
 	if err := Validate(s); err != nil {
@@ -106,9 +106,8 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// decode is json.Unmarshal with errors that say where: by line for bad syntax, by field for a wrong type.
-func decode(data []byte, v any) error {
-	err := json.Unmarshal(data, v)
+// explain makes an error of json.Unmarshal say where: by line for bad syntax, by field for a wrong type.
+func explain(data []byte, err error) error {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
 	switch {
