@@ -39,9 +39,7 @@ func main() {
 // run is main without the process around it: it returns the exit code.
 func run(ctx context.Context, args []string) int {
 	g := &globals{}
-	root := newRootCommand(g)
-	root.SetArgs(normalize(args))
-	err := root.ExecuteContext(ctx)
+	err := newRootCommand(g, normalize(args)).ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}

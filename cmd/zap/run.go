@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -65,12 +66,22 @@ type session struct {
 	terminal *terminal // nil without one
 }
 
+// promptSignals are passed on from the first moment. To ask the Go runtime for one signal takes two switches between threads, and there
+// are sixty: the others are asked for after restDelay, which programs that end at once do not live to see.
+var promptSignals = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT,
+	unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH,
+}
+
+// restDelay is when the rest of the signals is passed on as well.
+const restDelay = 100 * time.Millisecond
+
 func newSession(tty bool) *session {
 	s := &session{signals: make(chan os.Signal, 64)}
 	if tty {
 		s.terminal = new(terminal)
 	}
-	signal.Notify(s.signals)
+	signal.Notify(s.signals, promptSignals...)
 	signal.Ignore(unix.SIGPIPE)
 	return s
 }
@@ -94,8 +105,11 @@ func (s *session) wait(ctx context.Context, p *runtime.Process) (int, error) {
 		code, err := p.Wait(ctx)
 		done <- result{code, err}
 	}()
+	rest := time.After(restDelay)
 	for {
 		select {
+		case <-rest:
+			signal.Notify(s.signals)
 		case r := <-done:
 			if s.terminal != nil {
 				s.terminal.drain()
@@ -123,7 +137,7 @@ func (s *session) pass(sig unix.Signal, pid int) {
 }
 
 func (s *session) close() {
-	signal.Stop(s.signals)
+	// Signals stay caught: what comes while the container is removed must not end that half-way.
 	if s.terminal != nil {
 		s.terminal.close()
 	}
