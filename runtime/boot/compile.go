@@ -92,7 +92,7 @@ func Compile(s *specs.Spec, f Facts) (*Program, error) {
 		return nil, err
 	}
 	c := &compiler{
-		builder: builder{p: &Program{Ops: make([]Op, 0, 256)}, document: f.Document}, spec: s, facts: f,
+		builder: builder{p: &Program{Ops: make([]Op, 0, 640)}, document: f.Document}, spec: s, facts: f,
 	}
 	c.begin()
 	c.namespaces()

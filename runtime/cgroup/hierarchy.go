@@ -83,7 +83,7 @@ func order(first bool) int {
 // parseMount returns the hierarchy that a line of mountinfo describes, or nil when the line is about something else.
 func parseMount(line string) *hierarchy {
 	before, after, ok := strings.Cut(line, " - ")
-	if !ok {
+	if !ok || !strings.HasPrefix(after, "cgroup") {
 		return nil
 	}
 	left, right := strings.Fields(before), strings.Fields(after)
