@@ -138,8 +138,10 @@ func Fingerprint(root string) (string, error) {
 	for i := range x.Entries {
 		e := &x.Entries[i]
 		line = appendString(line[:0], e.Path)
-		for _, v := range []uint64{uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.Nlink), uint64(e.Size), e.Ino, e.Dev, e.Rdev,
-			uint64(e.Mtime.Sec), uint64(e.Mtime.Nsec), uint64(e.Ctime.Sec), uint64(e.Ctime.Nsec)} {
+		for _, v := range []uint64{
+			uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.Nlink), uint64(e.Size), e.Ino, e.Dev, e.Rdev,
+			uint64(e.Mtime.Sec), uint64(e.Mtime.Nsec), uint64(e.Ctime.Sec), uint64(e.Ctime.Nsec),
+		} {
 			line = binary.BigEndian.AppendUint64(line, v)
 		}
 		sum.Write(line)

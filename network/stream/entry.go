@@ -41,8 +41,10 @@ type Entry struct {
 
 // entryOf makes an Entry of what stat returned.
 func entryOf(path string, st *unix.Stat_t) Entry {
-	e := Entry{Path: path, Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint32(min(uint64(st.Nlink), 1<<32-1)), Mtime: timeOf(st.Mtim),
-		Ctime: timeOf(st.Ctim), Ino: st.Ino, Dev: uint64(st.Dev)}
+	e := Entry{
+		Path: path, Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint32(min(uint64(st.Nlink), 1<<32-1)), Mtime: timeOf(st.Mtim),
+		Ctime: timeOf(st.Ctim), Ino: st.Ino, Dev: uint64(st.Dev),
+	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFLNK:
 		e.Size = st.Size

@@ -71,7 +71,8 @@ func seedRecords() [][]byte {
 			appendLink(nil, "g", "f"), entry("d", dir, ""), entry("d/l", link, "../f"), entry("d/p", unix.S_IFIFO|0o600, "")),
 		slices.Concat(entry("l", link, ".."), entry("l/x", dir, ""), appendRemove(nil, "l/x")),
 		slices.Concat(appendRemove(nil, "d"), appendRemove(nil, "f"), entry("f", dir, ""), entry("f/f", file, ""), appendEnd(nil, 3)),
-		entry("../x", dir, ""), appendLink(nil, "/etc/passwd", "../../x"), {recordNode, 0xff, 0xff, 0xff, 0xff, 0x0f},
+		entry("../x", dir, ""), appendLink(nil, "/etc/passwd", "../../x"),
+		{recordNode, 0xff, 0xff, 0xff, 0xff, 0x0f},
 	}
 }
 

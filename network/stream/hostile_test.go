@@ -56,65 +56,75 @@ func play(t *testing.T, root string, limits Limits, begin any, records ...[]byte
 	return receiver, sender
 }
 
+// whole is a complete file.
+var whole = slices.Concat(entry("f", file, ""), data(0, "x"), appendEnd(nil, 1))
+
+// hostileTrees are what no Send sends, and what is said about it; alternatives are separated by a bar.
+var hostileTrees = []struct {
+	name    string
+	want    string
+	limits  Limits
+	records [][]byte
+}{
+	{"parent", "unacceptable path", Limits{}, [][]byte{entry("../evil", dir, "")}},
+	{"parent inside", "unacceptable path", Limits{}, [][]byte{entry("a/../../evil", dir, "")}},
+	{"absolute", "unacceptable path", Limits{}, [][]byte{entry("/evil", dir, "")}},
+	{"empty", "unacceptable path", Limits{}, [][]byte{entry("", dir, "")}},
+	{"empty element", "unacceptable path", Limits{}, [][]byte{entry("a//b", dir, "")}},
+	{"trailing slash", "unacceptable path", Limits{}, [][]byte{entry("a/", dir, "")}},
+	{"dot", "unacceptable path", Limits{}, [][]byte{entry("./a", dir, "")}},
+	{"nul", "unacceptable path", Limits{}, [][]byte{entry("a\x00b", dir, "")}},
+	{"long name", "unacceptable path", Limits{}, [][]byte{entry(strings.Repeat("n", 256), dir, "")}},
+	{"long path", "malformed record", Limits{}, [][]byte{entry(strings.Repeat("n/", 2048)+"n", dir, "")}},
+	{"through a link", "too many levels|not a directory", Limits{}, [][]byte{entry("l", link, "../outside"), entry("l/evil", dir, "")}},
+	{"file through a link", "too many levels|not a directory", Limits{}, [][]byte{
+		entry("l", link, "../outside"),
+		slices.Concat(entry("l/evil", file, ""), appendEnd(nil, 0)),
+	}},
+	{"remove through a link", "", Limits{}, [][]byte{entry("l", link, "../outside"), appendRemove(nil, "l/precious")}},
+	{"remove the root", "unacceptable path", Limits{}, [][]byte{appendRemove(nil, ".")}},
+	{"remove the parent", "unacceptable path", Limits{}, [][]byte{appendRemove(nil, "..")}},
+	{"link out", "unacceptable path", Limits{}, [][]byte{appendLink(nil, "evil", "../outside/precious")}},
+	{
+		"link through a link", "too many levels|not a directory",
+		Limits{},
+		[][]byte{entry("l", link, "../outside"), appendLink(nil, "evil", "l/precious")},
+	},
+	{"link to itself", "unacceptable path", Limits{}, [][]byte{whole, appendLink(nil, "f", "f")}},
+	{"link to nothing", "no such file", Limits{}, [][]byte{appendLink(nil, "a", "b")}},
+	{"link to a directory", "operation not permitted", Limits{}, [][]byte{entry("d", dir, ""), appendLink(nil, "a", "d")}},
+	{"root as a file", "malformed record", Limits{}, [][]byte{entry(".", file, "")}},
+	{"root as a link", "malformed record", Limits{}, [][]byte{entry(".", link, "x")}},
+	{"no type", "malformed record", Limits{}, [][]byte{entry("a", 0o644, "")}},
+	{"two types", "malformed record", Limits{}, [][]byte{entry("a", unix.S_IFSOCK|unix.S_IFIFO, "")}},
+	{"link without a target", "malformed record", Limits{}, [][]byte{entry("a", link, "")}},
+	{"target with nul", "malformed record", Limits{}, [][]byte{entry("a", link, "x\x00y")}},
+	{"directory with a target", "malformed record", Limits{}, [][]byte{entry("a", dir, "x")}},
+	{"content without a file", "content without a file", Limits{}, [][]byte{data(0, "x")}},
+	{"content after its end", "content without a file", Limits{}, [][]byte{whole, data(0, "x")}},
+	{"file without an end", "content without an end", Limits{}, [][]byte{entry("f", file, "")}},
+	{"node in a file", "without an end", Limits{}, [][]byte{entry("f", file, ""), entry("d", dir, "")}},
+	{"end before the data", "1 bytes long, written to 6", Limits{}, [][]byte{entry("f", file, ""), data(5, "x"), appendEnd(nil, 1)}},
+	{"data beyond all bounds", "malformed record", Limits{}, [][]byte{entry("f", file, ""), data(1<<63-1, "x")}},
+	{"zeros beyond all bounds", "malformed record", Limits{}, [][]byte{entry("f", file, ""), appendZero(nil, 1<<62, 1<<62)}},
+	{"size beyond all bounds", "f: set size", Limits{}, [][]byte{entry("f", file, ""), appendEnd(nil, 1<<63-1)}},
+	{"data longer than its frame", "malformed record", Limits{}, [][]byte{entry("f", file, ""), appendDataHead(nil, 0, 100)}},
+	{"unknown record", "malformed record", Limits{}, [][]byte{[]byte("?")}},
+	{"attribute without a name", "malformed record", Limits{}, [][]byte{entry("a", dir, "", xattr{"", nil})}},
+	{"large attribute", "malformed record", Limits{}, [][]byte{entry("a", dir, "", xattr{"user.a", make([]byte, 64<<10+1)})}},
+	{"large attributes", "malformed record", Limits{}, [][]byte{entry("a", dir, "", slices.Repeat([]xattr{{"user.a", make([]byte, 64<<10)}}, 9)...)}},
+	{"too many bytes", "over its limit", Limits{MaxBytes: 10}, [][]byte{entry("f", file, ""), data(0, "0123456789a")}},
+	{"too many zeros", "over its limit", Limits{MaxBytes: 10}, [][]byte{entry("f", file, ""), appendZero(nil, 0, 11)}},
+	{"too many bytes by and by", "over its limit", Limits{MaxBytes: 10}, [][]byte{entry("f", file, ""), data(0, "012345"), data(0, "012345")}},
+	{"too many entries", "over its limit", Limits{MaxEntries: 2}, [][]byte{entry("a", dir, ""), entry("b", dir, ""), entry("c", dir, "")}},
+	{"too many removals", "over its limit", Limits{MaxEntries: 1}, [][]byte{appendRemove(nil, "a"), appendRemove(nil, "b")}},
+	{"too deep", "over its limit", Limits{MaxDepth: 2}, [][]byte{entry("a", dir, ""), entry("a/b", dir, ""), entry("a/b/c", dir, "")}},
+	{"one too many after a good one", "unacceptable path", Limits{}, [][]byte{slices.Concat(whole, entry("../evil", dir, ""))}},
+}
+
 // TestHostileTrees sends what no Send sends. Nothing outside of the root may change, and both sides must hear of it.
 func TestHostileTrees(t *testing.T) {
-	whole := slices.Concat(entry("f", file, ""), data(0, "x"), appendEnd(nil, 1))
-	for _, test := range []struct {
-		name    string
-		want    string
-		limits  Limits
-		records [][]byte
-	}{
-		{"parent", "unacceptable path", Limits{}, [][]byte{entry("../evil", dir, "")}},
-		{"parent inside", "unacceptable path", Limits{}, [][]byte{entry("a/../../evil", dir, "")}},
-		{"absolute", "unacceptable path", Limits{}, [][]byte{entry("/evil", dir, "")}},
-		{"empty", "unacceptable path", Limits{}, [][]byte{entry("", dir, "")}},
-		{"empty element", "unacceptable path", Limits{}, [][]byte{entry("a//b", dir, "")}},
-		{"trailing slash", "unacceptable path", Limits{}, [][]byte{entry("a/", dir, "")}},
-		{"dot", "unacceptable path", Limits{}, [][]byte{entry("./a", dir, "")}},
-		{"nul", "unacceptable path", Limits{}, [][]byte{entry("a\x00b", dir, "")}},
-		{"long name", "unacceptable path", Limits{}, [][]byte{entry(strings.Repeat("n", 256), dir, "")}},
-		{"long path", "malformed record", Limits{}, [][]byte{entry(strings.Repeat("n/", 2048)+"n", dir, "")}},
-		{"through a link", "too many levels|not a directory", Limits{}, [][]byte{entry("l", link, "../outside"), entry("l/evil", dir, "")}},
-		{"file through a link", "too many levels|not a directory", Limits{}, [][]byte{entry("l", link, "../outside"),
-			slices.Concat(entry("l/evil", file, ""), appendEnd(nil, 0))}},
-		{"remove through a link", "", Limits{}, [][]byte{entry("l", link, "../outside"), appendRemove(nil, "l/precious")}},
-		{"remove the root", "unacceptable path", Limits{}, [][]byte{appendRemove(nil, ".")}},
-		{"remove the parent", "unacceptable path", Limits{}, [][]byte{appendRemove(nil, "..")}},
-		{"link out", "unacceptable path", Limits{}, [][]byte{appendLink(nil, "evil", "../outside/precious")}},
-		{"link through a link", "too many levels|not a directory", Limits{},
-			[][]byte{entry("l", link, "../outside"), appendLink(nil, "evil", "l/precious")}},
-		{"link to itself", "unacceptable path", Limits{}, [][]byte{whole, appendLink(nil, "f", "f")}},
-		{"link to nothing", "no such file", Limits{}, [][]byte{appendLink(nil, "a", "b")}},
-		{"link to a directory", "operation not permitted", Limits{}, [][]byte{entry("d", dir, ""), appendLink(nil, "a", "d")}},
-		{"root as a file", "malformed record", Limits{}, [][]byte{entry(".", file, "")}},
-		{"root as a link", "malformed record", Limits{}, [][]byte{entry(".", link, "x")}},
-		{"no type", "malformed record", Limits{}, [][]byte{entry("a", 0o644, "")}},
-		{"two types", "malformed record", Limits{}, [][]byte{entry("a", unix.S_IFSOCK|unix.S_IFIFO, "")}},
-		{"link without a target", "malformed record", Limits{}, [][]byte{entry("a", link, "")}},
-		{"target with nul", "malformed record", Limits{}, [][]byte{entry("a", link, "x\x00y")}},
-		{"directory with a target", "malformed record", Limits{}, [][]byte{entry("a", dir, "x")}},
-		{"content without a file", "content without a file", Limits{}, [][]byte{data(0, "x")}},
-		{"content after its end", "content without a file", Limits{}, [][]byte{whole, data(0, "x")}},
-		{"file without an end", "content without an end", Limits{}, [][]byte{entry("f", file, "")}},
-		{"node in a file", "without an end", Limits{}, [][]byte{entry("f", file, ""), entry("d", dir, "")}},
-		{"end before the data", "1 bytes long, written to 6", Limits{}, [][]byte{entry("f", file, ""), data(5, "x"), appendEnd(nil, 1)}},
-		{"data beyond all bounds", "malformed record", Limits{}, [][]byte{entry("f", file, ""), data(1<<63-1, "x")}},
-		{"zeros beyond all bounds", "malformed record", Limits{}, [][]byte{entry("f", file, ""), appendZero(nil, 1<<62, 1<<62)}},
-		{"size beyond all bounds", "f: set size", Limits{}, [][]byte{entry("f", file, ""), appendEnd(nil, 1<<63-1)}},
-		{"data longer than its frame", "malformed record", Limits{}, [][]byte{entry("f", file, ""), appendDataHead(nil, 0, 100)}},
-		{"unknown record", "malformed record", Limits{}, [][]byte{[]byte("?")}},
-		{"attribute without a name", "malformed record", Limits{}, [][]byte{entry("a", dir, "", xattr{"", nil})}},
-		{"large attribute", "malformed record", Limits{}, [][]byte{entry("a", dir, "", xattr{"user.a", make([]byte, 64<<10+1)})}},
-		{"large attributes", "malformed record", Limits{}, [][]byte{entry("a", dir, "", slices.Repeat([]xattr{{"user.a", make([]byte, 64<<10)}}, 9)...)}},
-		{"too many bytes", "over its limit", Limits{MaxBytes: 10}, [][]byte{entry("f", file, ""), data(0, "0123456789a")}},
-		{"too many zeros", "over its limit", Limits{MaxBytes: 10}, [][]byte{entry("f", file, ""), appendZero(nil, 0, 11)}},
-		{"too many bytes by and by", "over its limit", Limits{MaxBytes: 10}, [][]byte{entry("f", file, ""), data(0, "012345"), data(0, "012345")}},
-		{"too many entries", "over its limit", Limits{MaxEntries: 2}, [][]byte{entry("a", dir, ""), entry("b", dir, ""), entry("c", dir, "")}},
-		{"too many removals", "over its limit", Limits{MaxEntries: 1}, [][]byte{appendRemove(nil, "a"), appendRemove(nil, "b")}},
-		{"too deep", "over its limit", Limits{MaxDepth: 2}, [][]byte{entry("a", dir, ""), entry("a/b", dir, ""), entry("a/b/c", dir, "")}},
-		{"one too many after a good one", "unacceptable path", Limits{}, [][]byte{slices.Concat(whole, entry("../evil", dir, ""))}},
-	} {
+	for _, test := range hostileTrees {
 		t.Run(test.name, func(t *testing.T) {
 			parent := t.TempDir()
 			root, outside := filepath.Join(parent, "root"), filepath.Join(parent, "outside")

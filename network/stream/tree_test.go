@@ -166,8 +166,10 @@ func everything(tb testing.TB, root string) {
 		return errors.Join(os.WriteFile(at(name), []byte(content), 0o600), os.Chmod(at(name), mode))
 	}
 	capability := []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-	acl := []byte{2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 6, 0, 42, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 7, 0, 255, 255, 255, 255,
-		32, 0, 0, 0, 255, 255, 255, 255}
+	acl := []byte{
+		2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 6, 0, 42, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 7, 0, 255, 255, 255, 255,
+		32, 0, 0, 0, 255, 255, 255, 255,
+	}
 	check(tb,
 		os.Mkdir(at("empty"), 0o755), os.Mkdir(at("closed"), 0o700), os.Chmod(at("closed"), 0),
 		os.MkdirAll(at("a/b/c"), 0o755), os.Chmod(at("a/b"), os.ModeSticky|0o777),

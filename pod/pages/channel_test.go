@@ -58,8 +58,10 @@ func tlsOver(tb testing.TB, a, b net.Conn) (*tls.Conn, *tls.Conn) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13,
-		InsecureSkipVerify: true, DynamicRecordSizingDisabled: true}
+	config := &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13,
+		InsecureSkipVerify: true, DynamicRecordSizingDisabled: true,
+	}
 	client, server := tls.Client(a, config), tls.Server(b, config)
 	shook := make(chan error, 1)
 	go func() { shook <- server.Handshake() }()

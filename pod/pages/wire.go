@@ -51,8 +51,10 @@ type command struct {
 // parseCommand decodes the 32 bytes at b. It checks what can be checked without knowing what came before.
 func parseCommand(b []byte) (command, error) {
 	word := binary.LittleEndian.Uint32(b)
-	c := command{op: word & (1<<criuCommandBits - 1), flags: word >> criuCommandBits, pages: binary.LittleEndian.Uint64(b[8:]),
-		address: binary.LittleEndian.Uint64(b[16:]), destination: binary.LittleEndian.Uint64(b[24:])}
+	c := command{
+		op: word & (1<<criuCommandBits - 1), flags: word >> criuCommandBits, pages: binary.LittleEndian.Uint64(b[8:]),
+		address: binary.LittleEndian.Uint64(b[16:]), destination: binary.LittleEndian.Uint64(b[24:]),
+	}
 	switch c.op {
 	case criuAdd:
 		c.flags = flagPresent
