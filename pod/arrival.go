@@ -186,6 +186,7 @@ func (s *Supervisor) startSession(ctx context.Context) (err error) {
 	}()
 	env := criu.Env{
 		NetNS: s.net.File(), JoinFiles: a.cgroup.JoinFiles(), Cache: a.job.CacheDir, Mounts: mounts, Log: s.log,
+		PrivateTmp: !a.job.Mounts.Uses("/tmp"),
 	}
 	for _, f := range s.stream.child {
 		if f != nil {

@@ -83,6 +83,16 @@ func (p *MountPlan) Settle(cg *cgroup.Cgroup) error {
 	return nil
 }
 
+// Uses says whether a bind mount's source is dir or lies below it.
+func (p *MountPlan) Uses(dir string) bool {
+	for _, b := range p.Binds {
+		if b.Source == dir || strings.HasPrefix(b.Source, dir+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // mountInfo is a line of /proc/PID/mountinfo (proc(5)).
 type mountInfo struct {
 	id                int

@@ -210,7 +210,7 @@ func (s *Source) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	env := criu.Env{
-		NetNS: s.net.File(), Cache: s.Options.CacheDir, Log: s.Log, Dumps: true, Files: []*os.File{s.sender.File()},
+		NetNS: s.net.File(), Cache: s.Options.CacheDir, Log: s.Log, Dumps: true, Tree: s.Pod.State().Pid, Files: []*os.File{s.sender.File()},
 	}
 	if s.session, err = criu.Start(ctx, s.binary, env); err != nil {
 		return err
