@@ -29,6 +29,10 @@ type Env struct {
 	// without a global lock; for a v2 `cgroup.procs` the process is born in
 	// that cgroup.
 	JoinFiles []string
+	// CgroupNS gives the process a cgroup namespace, of which the cgroup that it
+	// joins is the root. CRIU makes none for a tree as long as it does not manage
+	// cgroups, so a restored tree has CRIU's.
+	CgroupNS bool
 	// Cache is a directory, made if need be, that keeps what CRIU found out
 	// about the kernel, per boot and binary; empty means that each session probes anew.
 	Cache string
@@ -358,6 +362,9 @@ func (e *Env) fork(binary string, args []string, files []*os.File, output *os.Fi
 		Env:   environment(),
 		Files: append([]*os.File{null, output, output}, files...),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	if e.CgroupNS {
+		attr.Sys.Unshareflags = syscall.CLONE_NEWCGROUP
 	}
 	for _, path := range e.JoinFiles {
 		if !isUnified(path) {

@@ -154,7 +154,8 @@ func (c *container) want(h *Host, answers map[string]string) {
 }
 
 // counting is a program that writes numbered lines, with a child that sleeps.
-const counting = `sleep 7777 & echo $! > /dev/shm/sleeper; i=0; while i=$((i+1)); do echo line $i; echo $i > /dev/shm/count; sleep 0.02; done`
+// The first process has another standard input by the time of the move than the child, which has the original.
+const counting = `sleep 7777 <&0 & echo $! > /dev/shm/sleeper; exec </etc/passwd; i=0; while i=$((i+1)); do echo line $i; echo $i > /dev/shm/count; sleep 0.02; done`
 
 // TestContainer moves a container of the default specification, whose output is a file of the host, to beta and back.
 func TestContainer(t *testing.T) {
@@ -180,7 +181,7 @@ func TestContainer(t *testing.T) {
 		c.want(there, map[string]string{
 			"tr '\\0' ' ' < /proc/" + sleeper + "/cmdline":                                  "sleep 7777",
 			"[ $(readlink /proc/self/ns/time) = $(readlink /proc/1/ns/time) ] && echo same": "same",
-			"readlink /proc/1/fd/0": "/dev/null",
+			"readlink /proc/1/fd/0; readlink /proc/" + sleeper + "/fd/0":                    "/etc/passwd\n/dev/null",
 			// It sees its own cgroup, of this host, and can't change it.
 			"cd /sys/fs/cgroup; cat pids/cgroup.procs cgroup.procs 2>/dev/null | grep -x 1":                                                         "1",
 			"cd /sys/fs/cgroup; touch pids/tasks cgroup.procs /x 2>&1 | grep -c -e Read-only -e such":                                               "3",
@@ -196,7 +197,11 @@ func TestContainer(t *testing.T) {
 func TestContainerPipes(t *testing.T) {
 	tr := newTrip(t)
 	script := `touch /run/made; mkdir /data; while read word; do echo got $word | tee -a /data/words; done; echo over >&2; sleep 7777`
-	c := tr.newContainer(t, "pipes", busyboxRootfs(t), []string{"sh", "-c", script}, func(s *specs.Spec) { s.Root.Readonly = false })
+	c := tr.newContainer(t, "pipes", busyboxRootfs(t), []string{"sh", "-c", script}, func(s *specs.Spec) {
+		s.Root.Readonly = false
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	})
 	c.name = strings.Repeat("0123456789abcdef", 3) + "0123456789-" + tr.ID // 65 letters
 	var ends [3]*os.File
 	for i := range ends {
@@ -222,7 +227,11 @@ func TestContainerPipes(t *testing.T) {
 	c.move(tr.alpha, tr.beta)
 	ty.sit(attach(t, tr.beta, c.name))
 	ty.do("third\n", "got third\n")
-	c.want(tr.beta, map[string]string{"cat /data/words": "got first\ngot second\ngot third", "ls /run": "made"})
+	c.want(tr.beta, map[string]string{
+		"cat /data/words":                      "got first\ngot second\ngot third",
+		"ls /run":                              "made",
+		"grep -v ':/$' /proc/1/cgroup; echo .": ".", // its cgroup namespace begins at its own group
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
 	last := tr.beta.Command(ctx, Binary(t), tr.beta.zapArgs("pod", "attach", c.name)...)

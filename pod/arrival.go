@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/criu"
@@ -187,6 +188,9 @@ func (s *Supervisor) startSession(ctx context.Context) (err error) {
 	env := criu.Env{
 		NetNS: s.net.File(), JoinFiles: a.cgroup.JoinFiles(), Cache: a.job.CacheDir, Mounts: mounts, Log: s.log,
 		PrivateTmp: !a.job.Mounts.Uses("/tmp"),
+	}
+	for _, ns := range a.job.Bundle.Spec.Linux.Namespaces {
+		env.CgroupNS = env.CgroupNS || ns.Type == specs.CgroupNamespace
 	}
 	for _, f := range s.stream.child {
 		if f != nil {

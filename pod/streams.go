@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/criu"
 )
 
 // streams are a pod's standard streams: pipes or a terminal on one side, the
@@ -50,9 +52,7 @@ func newPipes(log *logWriter, stdin bool, null [3]bool) (*streams, error) {
 			s.close()
 			return nil, fmt.Errorf("make standard streams: %w", err)
 		}
-		if !null[i] {
-			s.names[i] = pipeName(s.child[i])
-		}
+		s.names[i] = nameOf(s.child[i])
 	}
 	if s.input != nil && !stdin {
 		s.input.Close()
@@ -67,15 +67,20 @@ func newTerminal(log *logWriter, relayed bool) *streams {
 	return &streams{log: log, relayed: relayed, clients: map[net.Conn]struct{}{}}
 }
 
-// identities is how CRIU names the pod's ends of the pipes.
+// identities is how CRIU names the files that the pod has for its streams.
 func (s *streams) identities() [3]string { return s.names }
 
-func pipeName(f *os.File) string {
+func nameOf(f *os.File) string {
 	var name string
 	withFd(f, func(fd int) {
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil {
+		var st unix.Statx_t
+		err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_MNT_ID, &st)
+		switch {
+		case err != nil:
+		case st.Mode&unix.S_IFMT == unix.S_IFIFO:
 			name = fmt.Sprintf("pipe:[%d]", st.Ino)
+		default:
+			name = criu.FileName(st.Mnt_id, st.Ino)
 		}
 	})
 	return name

@@ -113,13 +113,7 @@ func PlanMounts(s *State) (*MountPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &planner{sources: bindSources(s.Bundle), host: map[string]string{}, cgroup: s.CgroupPath, trees: map[string]bool{}}
-	for _, m := range host {
-		p.host[m.target] = m.device
-	}
-	for _, m := range mounts {
-		p.add(&m)
-	}
+	p := planMounts(mounts, host, bindSources(s.Bundle), s.CgroupPath)
 	if len(p.refused) > 0 {
 		return &p.plan, fmt.Errorf("mounts that can't travel: %s", strings.Join(p.refused, ", "))
 	}
@@ -146,14 +140,31 @@ type planner struct {
 	cgroup  string            // of the container
 	root    string            // device of the root file system
 	trees   map[string]bool   // devices of the trees
+	targets map[string]bool   // what was decided about
 	plan    MountPlan
 	refused []string
+}
+
+func planMounts(mounts, host []mountInfo, sources map[string]string, cgroup string) *planner {
+	p := &planner{sources: sources, host: map[string]string{}, cgroup: cgroup, trees: map[string]bool{}, targets: map[string]bool{}}
+	for _, m := range host {
+		p.host[m.target] = m.device
+	}
+	for _, m := range mounts {
+		p.add(&m)
+	}
+	return p
 }
 
 // add decides about one mount.
 func (p *planner) add(m *mountInfo) {
 	key := fmt.Sprintf("zap-%d", len(p.plan.Trees)+len(p.plan.Binds)+len(p.plan.Queues))
 	source := p.source(m)
+	if p.targets[m.target] { // CRIU tells external mounts by their paths
+		p.refuse(m, "one above another")
+		return
+	}
+	p.targets[m.target] = true
 	switch {
 	case m.target == "/":
 		p.root = m.device
@@ -226,6 +237,7 @@ func bindSources(b *spec.Bundle) map[string]string {
 			if source = m.Source; !filepath.IsAbs(source) {
 				source = filepath.Join(b.Dir, source)
 			}
+			source = filepath.Clean(source)
 		}
 		sources[filepath.Clean(m.Destination)] = source
 	}

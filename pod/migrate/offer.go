@@ -40,11 +40,11 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	if !p.Supervised() { // a container of the OCI verbs: a pod of one
 		o.Record.UID, o.Record.TTY = pod.NewUID(), state.Bundle.Spec.Process.Terminal
 		o.Record.Relayed = o.Record.TTY
-		s.checkNamespaces(state.Pid)
+		if err := nameStreams(p, &o.Record); err != nil {
+			return err
+		}
 	}
-	if err := nameStreams(p, &o.Record); err != nil {
-		return err
-	}
+	s.checkNamespaces(state.Pid)
 	if err := s.openNetwork(ctx, o); err != nil {
 		return err
 	}
@@ -89,13 +89,22 @@ func (s *Source) openNetwork(ctx context.Context, o *Offer) error {
 }
 
 // checkNamespaces wants a container to have those namespaces of its own that a
-// pod can't be without: its pids and mounts would meet others on the target.
+// pod can't be without, as its pids and mounts would meet others on the target,
+// and none that zap can't make anew.
 func (s *Source) checkNamespaces(pid int) {
-	for name, what := range map[string]string{"pid": "processes", "mnt": "mounts"} {
-		own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
-		if host, herr := os.Readlink("/proc/self/ns/" + name); err == nil && herr == nil && own == host {
-			s.block(preflight.BlockNamespace, "it uses the host's "+what, "run it in a "+name+" namespace of its own")
-		}
+	hosts := func(name string) bool {
+		own, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+		host, _ := os.Readlink("/proc/self/ns/" + name) // none on a kernel without this kind
+		return own == host
+	}
+	if hosts("pid") {
+		s.block(preflight.BlockNamespace, "it uses the host's process ids", "run it in a pid namespace of its own")
+	}
+	if hosts("mnt") {
+		s.block(preflight.BlockNamespace, "it uses the host's mounts", "run it in a mount namespace of its own")
+	}
+	if !hosts("user") {
+		s.block(preflight.BlockNamespace, "it has a user namespace, which can't be moved yet", "run it without one")
 	}
 }
 
@@ -129,9 +138,9 @@ func (s *Source) block(code, detail, hint string) {
 	s.found = append(s.found, spec.Blocker{Code: code, Subject: s.Pod.ID(), Detail: detail, Hint: hint})
 }
 
-// nameStreams says what the pod's standard streams are outside of it, and what
-// they will be on the target: /dev/null stays that, everything else becomes a
-// pipe or terminal of the supervisor there.
+// nameStreams says what the standard streams of an engine's container are
+// outside of it, and what they will be on the target: /dev/null stays that,
+// everything else becomes a pipe or terminal of the supervisor there.
 func nameStreams(p *pod.Pod, r *pod.Record) error {
 	if r.TTY {
 		return nil
@@ -140,9 +149,7 @@ func nameStreams(p *pod.Pod, r *pod.Record) error {
 	if err != nil {
 		return err
 	}
-	if !p.Supervised() {
-		r.Stdin = streams.Names[0] != "" && !streams.Null[0] // whoever had the other end may have had more to say
-	}
+	r.Stdin = streams.Names[0] != "" && !streams.Null[0] // whoever had the other end may have had more to say
 	r.Streams, r.Null = streams.Names, streams.Null
 	return nil
 }
@@ -190,6 +197,11 @@ func (s *Source) manifest(o *Offer) (*spec.Manifest, error) {
 		}
 		for _, a := range o.Network.Addresses {
 			m.Addresses = append(m.Addresses, a.String())
+		}
+	}
+	for _, b := range o.Mounts.Binds { // what came along with a bind mount, and devices
+		if b.Source != "" && !slices.ContainsFunc(m.Mounts, func(p spec.HostPath) bool { return p.Source == b.Source }) {
+			m.Mounts = append(m.Mounts, spec.HostPath{Source: b.Source, Target: b.Target})
 		}
 	}
 	if m.Memory, err = s.cgroup.MemoryUsage(); err != nil {
