@@ -16,7 +16,8 @@ func newIPC(t *testing.T) int {
 		t.Skip("needs root: makes IPC namespaces")
 	}
 	cmd := exec.Command("sleep", "60")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC, Pdeathsig: syscall.SIGKILL}
+	// No Pdeathsig: that is sent when the thread ends that started it, and saving queues ends threads.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
