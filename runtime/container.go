@@ -105,7 +105,7 @@ func (c *Container) Save(change func(*State)) error {
 
 // save is Save for a caller that holds the lock.
 func (c *Container) save(change func(*State)) error {
-	current, err := readState(c.dir)
+	current, err := readState(c.dir, nil)
 	if err != nil {
 		return fmt.Errorf("save container %s: %w", c.ID(), err)
 	}
@@ -119,7 +119,7 @@ func (c *Container) save(change func(*State)) error {
 
 // reload reads the state again, for a caller that holds the lock.
 func (c *Container) reload() error {
-	current, err := readState(c.dir)
+	current, err := readState(c.dir, c.state)
 	if errors.Is(err, fs.ErrNotExist) {
 		return ErrNotExist
 	}

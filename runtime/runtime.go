@@ -58,7 +58,7 @@ func (r *Runtime) Load(id string) (*Container, error) {
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
-	state, err := readState(r.Dir(id))
+	state, err := readState(r.Dir(id), nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("load container %s: %w", id, ErrNotExist)
 	}
