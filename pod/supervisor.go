@@ -390,6 +390,10 @@ func (p Process) Alive() bool {
 	if p.Pid <= 0 {
 		return false
 	}
-	start, err := StartTime(p.Pid)
+	fields, err := statFields(p.Pid)
+	if err != nil || fields[0] == "Z" || fields[0] == "X" {
+		return false
+	}
+	start, err := strconv.ParseUint(fields[19], 10, 64)
 	return err == nil && start == p.StartTime
 }
