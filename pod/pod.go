@@ -40,6 +40,8 @@ type Record struct {
 	Supervisor Process `json:"supervisor"`
 	// Exit is set when the pod's program has ended.
 	Exit *Exit `json:"exit,omitempty"`
+	// Migration names the move that brought the pod to this host.
+	Migration string `json:"migration,omitempty"`
 	// Moves counts how often the pod has moved, and From is the host it came from.
 	Moves int    `json:"moves,omitempty"`
 	From  string `json:"from,omitempty"`

@@ -45,7 +45,7 @@ func newServeCommand(g *globals) *cobra.Command {
 			target := &migrate.Target{
 				Runtime: rt, Binary: binary, CacheDir: criuCache(g.root), Host: host, Idle: idle, HoldBytes: hold, Log: g.log,
 			}
-			if err := target.Sweep(); err != nil {
+			if err := target.Sweep(ctx); err != nil {
 				g.log.Warn("remove what a crash left", "error", err.Error())
 			}
 			if err := probeKernel(ctx, g, binary); err != nil {

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/zap-migrate/zap/network/stream"
 	"github.com/zap-migrate/zap/spec"
@@ -26,11 +29,15 @@ type control struct {
 
 	mu      sync.Mutex
 	frames  map[uint8][]byte
+	turn    int           // how many of turns have come
 	arrived chan struct{} // closed and replaced at every frame
 	failure error
 	lost    []func(error)
 	taken   bool // the target has accepted
 }
+
+// turns is the order of the target's frames in a move.
+var turns = []uint8{frameAccept, frameReady, frameAnnounced, framePrepared, frameRunning}
 
 // RejectedError carries every reason why the peer will not take the pod.
 type RejectedError struct {
@@ -70,21 +77,20 @@ func (c *control) read() {
 
 // take sorts one frame.
 func (c *control) take(f stream.Frame) error {
-	switch f.Type {
-	case framePhase:
+	switch {
+	case f.Type == framePhase:
 		var note phaseNote
 		if err := f.JSON(&note); err != nil {
 			return err
 		}
+		if !slices.Contains(targetPhases, note.Phase) {
+			return fmt.Errorf("%s says that it is in phase %q", c.conn, note.Phase)
+		}
 		c.phases(note.Phase)
 		return nil
-	case frameReject:
-		var r reject
-		if err := f.JSON(&r); err != nil {
-			return err
-		}
-		return &RejectedError{Peer: c.conn.String(), Blockers: r.Blockers}
-	case frameFailed:
+	case f.Type == frameReject:
+		return c.rejected(f)
+	case f.Type == frameFailed:
 		var reason failed
 		if err := f.JSON(&reason); err != nil {
 			return err
@@ -92,13 +98,21 @@ func (c *control) take(f stream.Frame) error {
 		c.mu.Lock()
 		c.taken = false // it has cleaned up already
 		c.mu.Unlock()
-		return fmt.Errorf("%s: %s", c.conn, reason.Reason)
-	}
-	if !f.Control {
+		return fmt.Errorf("%s: %s", c.conn, printable(reason.Reason))
+	case f.Optional():
+		return nil
+	case !f.Control:
 		return fmt.Errorf("%s sent data on the control connection", c.conn)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	switch {
+	case f.Type == frameDiscarded:
+	case c.turn < len(turns) && f.Type == turns[c.turn]:
+		c.turn++
+	default:
+		return fmt.Errorf("%s sent frame %#02x out of turn", c.conn, f.Type)
+	}
 	if f.Type == frameAccept {
 		c.taken = true
 	}
@@ -106,6 +120,39 @@ func (c *control) take(f stream.Frame) error {
 	close(c.arrived)
 	c.arrived = make(chan struct{})
 	return nil
+}
+
+// maxBlockers is how many reasons of a peer are shown.
+const maxBlockers = 1000
+
+// rejected is the error for a peer that will not take the pod.
+func (c *control) rejected(f stream.Frame) error {
+	var r reject
+	if err := f.JSON(&r); err != nil {
+		return err
+	}
+	e := &RejectedError{Peer: c.conn.String()}
+	for _, b := range r.Blockers[:min(len(r.Blockers), maxBlockers)] {
+		e.Blockers = append(e.Blockers, spec.Blocker{
+			Code: printable(b.Code), Subject: printable(b.Subject), Detail: printable(b.Detail), Hint: printable(b.Hint),
+		})
+	}
+	return e
+}
+
+// printable is a peer's text for a person's terminal: bounded, and without what
+// a terminal would take for a command.
+func printable(text string) string {
+	const most = 8 << 10
+	if len(text) > most {
+		text = text[:most] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 }
 
 func (c *control) fail(err error) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/zap-migrate/zap/network"
 	"github.com/zap-migrate/zap/pod"
@@ -16,7 +18,7 @@ import (
 // link and its directory. It knows them by the pod's name, which the directory
 // reserves, and can be repeated.
 func Drop(ctx context.Context, rt *runtime.Runtime, name string) error {
-	if err := pod.CheckName(name); err != nil {
+	if err := pod.CheckID(name); err != nil {
 		return err
 	}
 	cg, err := cgroup.Load(pod.CgroupPath(rt.Root(), name))
@@ -33,4 +35,71 @@ func Drop(ctx context.Context, rt *runtime.Runtime, name string) error {
 		return err
 	}
 	return pod.RemoveDir(rt.Dir(name))
+}
+
+// Sweep removes what moves left behind that did not come to their end before a
+// crash: pods that never were prepared, half layers, half removed directories.
+func (t *Target) Sweep(ctx context.Context) error {
+	root := t.Runtime.Root()
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if e.IsDir() && pod.CheckID(e.Name()) == nil {
+			errs = append(errs, t.sweepPod(ctx, e.Name()))
+		}
+	}
+	errs = append(errs, pod.SweepRemoved(root), sweepLayers(layersDir(root)))
+	return errors.Join(errs...)
+}
+
+// sweepPod removes a pod's directory if it is that of a pod that was moving in
+// and that nobody works on any more.
+func (t *Target) sweepPod(ctx context.Context, name string) error {
+	dir := t.Runtime.Dir(name)
+	brief, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	j, err := LockJournal(brief, dir)
+	if errors.Is(err, ErrNoJournal) {
+		return sweepUnborn(dir)
+	}
+	if errors.Is(err, ErrBusy) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	if j.Side != "target" || j.Phase() == Prepared || j.Phase() == Running || supervisorLives(ctx, dir) {
+		return nil
+	}
+	t.Log.Info("remove the rest of a move", "pod", j.Pod, "phase", string(j.Phase()))
+	return Drop(ctx, t.Runtime, name)
+}
+
+// sweepUnborn removes a pod's directory in which nothing but the beginning of a
+// journal is.
+func sweepUnborn(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return err // an empty one is a pod's that is being made
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "."+JournalName+"-") {
+			return nil
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+func supervisorLives(ctx context.Context, dir string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err := pod.Ask(ctx, dir, pod.Request{Op: pod.OpStatus})
+	return err == nil
 }

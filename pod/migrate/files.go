@@ -73,7 +73,10 @@ func (f *files) sendLive(ctx context.Context, bulk *stream.Conn, progress func(w
 		return err
 	}
 	f.before = index
-	return f.sendLog(bulk)
+	if err := f.sendLog(bulk); err != nil {
+		return err
+	}
+	return bulk.WriteJSON(frameSection, section{Kind: sectionLive})
 }
 
 func (f *files) sendTree(ctx context.Context, bulk *stream.Conn, s section, root string, change stream.Change) error {

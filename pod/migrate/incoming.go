@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/zap-migrate/zap/network/stream"
 	"github.com/zap-migrate/zap/pod"
-	"github.com/zap-migrate/zap/pod/pages"
 	"github.com/zap-migrate/zap/runtime"
 	"github.com/zap-migrate/zap/spec"
 )
@@ -38,10 +36,12 @@ type incoming struct {
 	token   string
 	log     *slog.Logger
 
+	cancel   context.CancelCauseFunc
 	failures chan pod.ArrivalWord // of the supervisor
 	laneCame chan laneConn
 	came     [laneCount]bool // guarded by the target's lock
-	over     chan struct{}
+	frozen   chan struct{}   // closed when the source has frozen the pod
+	over     chan struct{}   // closed when nothing more is done about the pod
 
 	mu      sync.Mutex
 	journal *Journal
@@ -49,7 +49,16 @@ type incoming struct {
 	images  *os.File
 	trees   []*os.File
 	super   *supervisor
+	ready   bool // the source may freeze
 	queues  []runtime.Queue
+}
+
+func newIncoming(t *Target, conn *stream.Conn, from string, o *Offer, missing []string) *incoming {
+	return &incoming{
+		target: t, conn: conn, offer: o, from: from, dir: t.Runtime.Dir(o.Pod), missing: missing, token: pod.NewUID(),
+		failures: make(chan pod.ArrivalWord, 1), laneCame: make(chan laneConn, laneCount), frozen: make(chan struct{}),
+		over: make(chan struct{}), log: t.Log.With("pod", o.Pod, "from", from),
+	}
 }
 
 // supervisor is the pod's supervisor; nil before it is started.
@@ -73,13 +82,17 @@ func (in *incoming) phase() Phase {
 func (in *incoming) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	in.cancel = cancel
 	if err := in.reserve(); err != nil {
 		return err
 	}
-	err := in.receive(ctx, cancel)
+	in.register()
+	defer in.putAway()
+	err := in.receive(ctx)
 	if err == nil {
 		return in.await(ctx)
 	}
+	cancel(err)
 	return errors.Join(err, in.discard())
 }
 
@@ -96,38 +109,78 @@ func (in *incoming) reserve() (err error) {
 		Coordinator: pod.Self(),
 	}
 	if in.journal, err = NewJournal(in.dir, h); err != nil {
-		return errors.Join(err, os.RemoveAll(in.dir))
+		return errors.Join(err, pod.RemoveDir(in.dir))
 	}
 	in.journal.Entered = func(p Phase) { _ = in.conn.WriteJSON(framePhase, phaseNote{Phase: p}) }
-	return in.journal.Enter(Accepted)
+	if err := in.journal.Enter(Accepted); err != nil {
+		return errors.Join(err, pod.RemoveDir(in.dir), in.journal.Close())
+	}
+	return nil
 }
 
-// receive is everything up to the restored tree.
-func (in *incoming) receive(ctx context.Context, cancel context.CancelCauseFunc) error {
+// register makes the token good for one connection of each lane, and the move known.
+func (in *incoming) register() {
+	t := in.target
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.moves == nil {
+		t.moves, t.pods = map[string]*incoming{}, map[string]*incoming{}
+	}
+	t.moves[in.token], t.pods[in.offer.Pod] = in, in
+}
+
+// putAway ends what register began, and closes what this process has of the pod.
+func (in *incoming) putAway() {
+	t := in.target
+	t.mu.Lock()
+	delete(t.moves, in.token)
+	if t.pods[in.offer.Pod] == in {
+		delete(t.pods, in.offer.Pod)
+	}
+	t.mu.Unlock()
+	for _, f := range append(in.trees, in.images) {
+		if f != nil {
+			f.Close()
+		}
+	}
+	_ = in.journal.Close()
+}
+
+// receive is everything up to the restored tree. What it starts has ended when
+// it returns with an error.
+func (in *incoming) receive(ctx context.Context) (err error) {
 	if err := in.prepare(); err != nil {
 		return err
 	}
-	in.register()
 	stop := in.conn.KeepAlive(pingEvery)
 	defer stop()
 	if err := in.conn.WriteJSON(frameAccept, accept{Token: in.token, Missing: in.missing, Host: in.target.Host}); err != nil {
 		return err
 	}
-	frames := make(chan uint8, 4)
-	go in.listen(frames, cancel)
+	frames := make(chan uint8, 2)
+	go in.listen(frames)
 	lanes, err := in.awaitLanes(ctx)
 	if err != nil {
 		return err
 	}
+	var stores sync.WaitGroup
+	defer func() {
+		if err != nil {
+			in.cancel(err)
+		}
+		for _, lane := range lanes {
+			_ = lane.Close()
+		}
+		stores.Wait()
+	}()
 	if err := in.journal.Enter(Receiving); err != nil {
 		return err
 	}
 	stored := make(chan error, len(lanes))
-	for _, lane := range lanes {
-		defer lane.Close()
+	for i, lane := range lanes {
 		stop := context.AfterFunc(ctx, func() { lane.Stop(context.Cause(ctx)) })
 		defer stop()
-		go func() { stored <- in.store(ctx, lane) }()
+		stores.Go(func() { stored <- in.store(ctx, lane, i) })
 	}
 	return in.follow(ctx, frames, stored)
 }
@@ -135,16 +188,17 @@ func (in *incoming) receive(ctx context.Context, cancel context.CancelCauseFunc)
 // follow waits until both lanes have brought everything, takes the address over when
 // the pod is frozen, and lets the pod be restored.
 func (in *incoming) follow(ctx context.Context, frames <-chan uint8, stored <-chan error) error {
-	announced, open := false, laneCount
+	frozen, open := false, laneCount
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case typ := <-frames:
-			if typ != frameFrozen || announced {
+			if typ != frameFrozen || frozen || !in.isReady() {
 				return fmt.Errorf("%s sent frame %#02x out of turn", in.conn, typ)
 			}
-			announced = true
+			frozen = true
+			close(in.frozen)
 			if err := in.announce(ctx); err != nil {
 				return err
 			}
@@ -161,6 +215,13 @@ func (in *incoming) follow(ctx context.Context, frames <-chan uint8, stored <-ch
 	}
 }
 
+// isReady says whether the source was told that it may freeze.
+func (in *incoming) isReady() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.ready
+}
+
 func firstOf(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {
@@ -168,17 +229,6 @@ func firstOf(errs ...error) error {
 		}
 	}
 	return nil
-}
-
-// register makes the token good for one connection of each lane.
-func (in *incoming) register() {
-	t := in.target
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.moves == nil {
-		t.moves = map[string]*incoming{}
-	}
-	t.moves[in.token] = in
 }
 
 // awaitLanes waits for the source's bulk connections.
@@ -206,21 +256,27 @@ func (in *incoming) awaitLanes(ctx context.Context) (lanes [laneCount]*stream.Co
 
 // listen reads the control connection. An abort or the loss of the connection
 // ends the move, unless the pod is prepared.
-func (in *incoming) listen(frames chan<- uint8, cancel context.CancelCauseFunc) {
+func (in *incoming) listen(frames chan<- uint8) {
 	for {
 		f, err := in.conn.Read()
 		switch {
 		case err != nil:
-			cancel(err)
+			in.cancel(err)
 			return
+		case f.Optional():
 		case f.Type == frameAbort:
-			cancel(errAborted)
+			in.cancel(errAborted)
 			return
-		}
-		frames <- f.Type
-		if f.Type == frameCommit {
+		case f.Type == frameCommit && in.phase() == Prepared:
 			in.supervisor().say(pod.ArrivalCommit)
 			return
+		default:
+			select {
+			case frames <- f.Type:
+			default:
+				in.cancel(fmt.Errorf("%s sent frame %#02x out of turn", in.conn, f.Type))
+				return
+			}
 		}
 	}
 }
@@ -280,144 +336,6 @@ func localBundle(root, dir string, o *Offer) *spec.Bundle {
 	return &b
 }
 
-// store takes the sections of the bulk connection in.
-func (in *incoming) store(ctx context.Context, bulk *stream.Conn) error {
-	for {
-		f, err := bulk.Read()
-		if err != nil {
-			return err
-		}
-		var s section
-		if f.Type != frameSection {
-			return fmt.Errorf("%s sent frame %#02x where a section begins", bulk, f.Type)
-		}
-		if err := f.JSON(&s); err != nil {
-			return err
-		}
-		if s.Kind == sectionEnd {
-			return nil
-		}
-		if err := in.storeSection(ctx, bulk, &s); err != nil {
-			return err
-		}
-		// Not earlier: an overlay keeps the mode that its upper directory has when it is made.
-		if s.Kind == sectionUpper && in.supervisor() == nil {
-			if err := in.supervise(ctx); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func (in *incoming) storeSection(ctx context.Context, bulk *stream.Conn, s *section) error {
-	var err error
-	switch s.Kind {
-	case sectionLayer:
-		err = receiveLayer(ctx, bulk, in.target.Runtime.Root(), s.Name, in.missing)
-	case sectionUpper:
-		_, err = stream.Receive(ctx, bulk, own(in.bundle), stream.Limits{})
-	case sectionLog:
-		err = in.storeLog(bulk, s)
-	case sectionQueues:
-		err = in.storeQueues(bulk, s)
-	case sectionTree:
-		for i, m := range in.offer.Mounts.Trees {
-			if m.Key == s.Name {
-				_, err = stream.Receive(ctx, bulk, descriptorPath(in.trees[i]), stream.Limits{})
-				return err
-			}
-		}
-		err = fmt.Errorf("%s sent a tmpfs called %q that it did not offer", bulk, s.Name)
-	case sectionMemory:
-		_, err = pages.Receive(ctx, bulk, in.images, pages.Limits{})
-	case sectionImages:
-		_, err = stream.Receive(ctx, bulk, descriptorPath(in.images), stream.Limits{MaxBytes: 8 << 30})
-	default:
-		err = fmt.Errorf("%s sent a section called %q", bulk, s.Kind)
-	}
-	return err
-}
-
-func descriptorPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d/.", f.Fd()) }
-
-// storeLog appends to the pod's log.
-func (in *incoming) storeLog(bulk *stream.Conn, s *section) error {
-	file, err := os.OpenFile(pod.LogPath(in.dir), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("store log: %w", err)
-	}
-	defer file.Close()
-	for left := s.Size; left > 0; {
-		f, err := bulk.Read()
-		if err != nil {
-			return err
-		}
-		if f.Type != frameBytes || int64(len(f.Payload)) > left || len(f.Payload) == 0 {
-			return fmt.Errorf("%s sent frame %#02x within the log", bulk, f.Type)
-		}
-		if _, err := file.Write(f.Payload); err != nil {
-			return fmt.Errorf("store log: %w", err)
-		}
-		left -= int64(len(f.Payload))
-	}
-	return nil
-}
-
-// maxQueueBytes bounds the pod's message queues, as JSON.
-const maxQueueBytes = 8 << 20
-
-// storeQueues takes the pod's message queues in, which are made when it is restored.
-func (in *incoming) storeQueues(bulk *stream.Conn, s *section) error {
-	if s.Size < 0 || s.Size > maxQueueBytes {
-		return fmt.Errorf("%s sent message queues of %d bytes, more than %d", bulk, s.Size, maxQueueBytes)
-	}
-	var data []byte
-	for int64(len(data)) < s.Size {
-		f, err := bulk.Read()
-		if err != nil {
-			return err
-		}
-		if f.Type != frameBytes || int64(len(data)+len(f.Payload)) > s.Size || len(f.Payload) == 0 {
-			return fmt.Errorf("%s sent frame %#02x within the message queues", bulk, f.Type)
-		}
-		data = append(data, f.Payload...)
-	}
-	if err := json.Unmarshal(data, &in.queues); err != nil {
-		return fmt.Errorf("read message queues: %w", err)
-	}
-	return nil
-}
-
-// supervise starts the pod's supervisor and, beside what follows, waits until
-// it is ready.
-func (in *incoming) supervise(ctx context.Context) error {
-	job := &pod.ArrivalJob{
-		ID: in.offer.Pod, Migration: in.offer.Migration, From: in.from, Bundle: in.bundle, Record: in.offer.Record,
-		Network: in.offer.Network, Mounts: in.offer.Mounts, HoldBytes: in.target.HoldBytes, Rows: in.offer.Rows,
-		Columns: in.offer.Columns, Status: in.offer.Status, Criu: in.target.Binary, CacheDir: in.target.CacheDir,
-	}
-	if job.Network != nil {
-		local := job.Network.Clone()
-		local.HostLink = pod.HostLink(in.target.Runtime.Root(), in.offer.Pod)
-		job.Network = &local
-	}
-	job.Record.Layers = append([]pod.Layer(nil), job.Record.Layers...)
-	for i := range job.Record.Layers {
-		job.Record.Layers[i].Path = in.bundle.Overlay.Lower[i]
-	}
-	super, err := startSupervisor(in.target.Runtime.Root(), job, in.images, in.trees, in.failures)
-	in.mu.Lock()
-	in.super = super
-	in.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if _, err := in.super.expect(ctx, pod.ArrivalReady); err != nil {
-		return err
-	}
-	return in.conn.WriteJSON(frameReady, struct{}{})
-}
-
 // announce lets the pod's address be taken over and tells the source when it is.
 func (in *incoming) announce(ctx context.Context) error {
 	super := in.supervisor()
@@ -448,36 +366,40 @@ func (in *incoming) restore(ctx context.Context) error {
 // supervisor waits for the source to come back.
 func (in *incoming) await(ctx context.Context) error {
 	w, err := in.super.expect(ctx, pod.ArrivalRunning)
-	if err != nil {
-		if errors.Is(context.Cause(ctx), errAborted) {
-			in.super.say(pod.ArrivalAbort)
-			in.super.wait()
-			in.journal.Reached(Discarded)
-			return errAborted
-		}
+	aborted := err != nil && errors.Is(context.Cause(ctx), errAborted)
+	if err != nil && ctx.Err() != nil && !aborted {
 		in.super.leave()
 		return err
 	}
+	if aborted {
+		in.super.say(pod.ArrivalAbort)
+		w, err = in.super.outcome()
+	}
 	in.super.leave()
-	return in.conn.WriteJSON(frameRunning, running{HeldFrames: w.HeldFrames, Timings: w.Timings})
+	if err == nil {
+		return in.conn.WriteJSON(frameRunning, running{HeldFrames: w.HeldFrames, Timings: w.Timings})
+	}
+	in.super.wait() // it has ended with the pod: dropped it, or died
+	in.journal.Reached(Discarded)
+	if aborted {
+		err = errAborted
+	}
+	return errors.Join(err, in.drop())
 }
 
 // discard removes everything of a pod that did not arrive.
 func (in *incoming) discard() error {
-	t := in.target
-	t.mu.Lock()
-	delete(t.moves, in.token)
-	t.mu.Unlock()
 	if super := in.supervisor(); super != nil {
 		super.say(pod.ArrivalAbort)
 		super.leave()
 		super.wait()
 	}
-	for _, f := range append(in.trees, in.images) {
-		if f != nil {
-			f.Close()
-		}
-	}
-	in.journal.Close()
-	return os.RemoveAll(in.dir)
+	return in.drop()
+}
+
+// drop removes what the supervisor, which has ended, has not.
+func (in *incoming) drop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return Drop(ctx, in.target.Runtime, in.offer.Pod)
 }

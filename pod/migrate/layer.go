@@ -62,8 +62,11 @@ func identifyLayers(root string, lower []string, known []pod.Layer) ([]pod.Layer
 		if err != nil {
 			return nil, err
 		}
-		if i < len(known) && known[i].Path == path && known[i].Fingerprint == print && known[i].Digest != "" {
-			layers = append(layers, known[i])
+		if i < len(known) && known[i].Path == path && known[i].Digest != "" &&
+			(known[i].Fingerprint == print || findLayer(root, known[i].Digest) == path) {
+			l := known[i]
+			l.Fingerprint = print
+			layers = append(layers, l)
 			continue
 		}
 		digest, err := stream.Digest(path)

@@ -55,6 +55,7 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	if o.Manifest, err = s.manifest(o); err != nil {
 		return err
 	}
+	o.describeNetwork()
 	s.offer = o
 	s.files = &files{pod: p, bundle: state.Bundle, layers: o.Record.Layers, mounts: o.Mounts, pid: state.Pid}
 	return s.blockers(planErr)
@@ -191,14 +192,6 @@ func (s *Source) manifest(o *Offer) (*spec.Manifest, error) {
 	}
 	m := spec.NewManifest(o.Bundle, machine)
 	m.Name = o.Pod
-	if o.Network != nil {
-		if o.Network.Bridge != "" {
-			m.Bridges = []string{o.Network.Bridge}
-		}
-		for _, a := range o.Network.Addresses {
-			m.Addresses = append(m.Addresses, a.String())
-		}
-	}
 	for _, b := range o.Mounts.Binds { // what came along with a bind mount, and devices
 		if b.Source != "" && !slices.ContainsFunc(m.Mounts, func(p spec.HostPath) bool { return p.Source == b.Source }) {
 			m.Mounts = append(m.Mounts, spec.HostPath{Source: b.Source, Target: b.Target})
@@ -225,6 +218,7 @@ func (t *Target) examine(ctx context.Context, o *Offer) ([]spec.Blocker, []strin
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, nil, err
 	}
+	o.describeNetwork()
 	h, err := spec.ReadHost(o.Manifest, root, "", t.Binary.Version)
 	if err != nil {
 		return nil, nil, err

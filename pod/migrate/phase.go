@@ -47,6 +47,9 @@ var next = map[Phase][]Phase{
 	Prepared:  {Running, Discarded},
 }
 
+// targetPhases are those that a target tells its source.
+var targetPhases = []Phase{Accepted, Receiving, Restoring, Prepared, Running, Discarded}
+
 // check says whether to may follow from.
 func check(from, to Phase) error {
 	if slices.Contains(next[from], to) {

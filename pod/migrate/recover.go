@@ -280,10 +280,12 @@ func deliverOnce(ctx context.Context, dialer Dialer, j *Journal, verdict string)
 		return nil, err
 	}
 	switch {
+	case st.Lost:
+		return nil, &refusedError{fmt.Sprintf("%s: %s", conn, printable(st.Error))}
 	case st.Error != "":
-		return nil, errors.New(st.Error)
+		return nil, errors.New(printable(st.Error))
 	case verdict == "commit" && st.Phase != Running:
-		return nil, &refusedError{fmt.Sprintf("%s says that the pod is %s there", conn, st.Phase)}
+		return nil, &refusedError{fmt.Sprintf("%s says that the pod is %s there", conn, printable(string(st.Phase)))}
 	}
 	return &st, nil
 }

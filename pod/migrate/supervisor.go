@@ -121,6 +121,16 @@ func (s *supervisor) expect(ctx context.Context, word string) (*pod.ArrivalWord,
 	}
 }
 
+// outcome waits for how a pod that was prepared ends: it runs, or is gone.
+func (s *supervisor) outcome() (*pod.ArrivalWord, error) {
+	select {
+	case w := <-s.words:
+		return &w, nil
+	case w := <-s.failed:
+		return nil, errors.New(w.Error)
+	}
+}
+
 // leave closes the connection: a supervisor whose pod is not prepared discards it.
 func (s *supervisor) leave() { s.conn.Close() }
 

@@ -5,17 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network/stream"
-	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/runtime"
-	"github.com/zap-migrate/zap/spec"
 )
 
 // Target takes pods in. One Target serves all connections of a `zap serve`.
@@ -30,14 +26,24 @@ type Target struct {
 	Log       *slog.Logger
 
 	mu    sync.Mutex
-	moves map[string]*incoming // by token
+	moves map[string]*incoming // by token, those whose bulk connections have not all come
+	pods  map[string]*incoming // by the pod's name, all
 }
+
+// firstWithin is how long a peer may take to say what its connection is for.
+const firstWithin = 10 * time.Second
 
 // Handle speaks with one connection of an authenticated peer, whose first
 // frame says what it is for, until it is over.
 func (t *Target) Handle(ctx context.Context, conn *stream.Conn, from string) error {
 	conn.SetIdle(t.Idle)
+	first, cancel := context.WithTimeoutCause(ctx, firstWithin, errors.New("it did not say what it wants"))
+	defer cancel()
+	release := conn.Watch(first)
 	f, err := conn.Read()
+	if late := release(); err == nil {
+		err = late
+	}
 	if err != nil {
 		return err
 	}
@@ -53,26 +59,26 @@ func (t *Target) Handle(ctx context.Context, conn *stream.Conn, from string) err
 		if err := f.JSON(&a); err != nil {
 			return err
 		}
-		return t.attach(ctx, conn, &a)
+		return t.attach(ctx, conn, from, &a)
 	case frameQuery:
 		var q query
 		if err := f.JSON(&q); err != nil {
 			return err
 		}
-		return conn.WriteJSON(frameStatus, t.answer(ctx, &q))
+		return conn.WriteJSON(frameStatus, t.answer(ctx, from, &q))
 	default:
 		return fmt.Errorf("%s began with frame %#02x", conn, f.Type)
 	}
 }
 
 // attach gives a bulk connection to the move that it belongs to.
-func (t *Target) attach(ctx context.Context, conn *stream.Conn, a *attach) error {
+func (t *Target) attach(ctx context.Context, conn *stream.Conn, from string, a *attach) error {
 	if a.Lane < 0 || a.Lane >= laneCount {
 		return fmt.Errorf("%s: lane %d is unknown", conn, a.Lane)
 	}
 	t.mu.Lock()
 	in := t.moves[a.Token]
-	taken := in == nil || in.came[a.Lane]
+	taken := in == nil || in.from != from || in.came[a.Lane]
 	if !taken {
 		in.came[a.Lane] = true
 		if !slices.Contains(in.came[:], false) {
@@ -106,10 +112,7 @@ func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Of
 	if o.Check {
 		return conn.WriteJSON(frameAccept, accept{Missing: missing, Host: t.Host})
 	}
-	in := &incoming{
-		target: t, conn: conn, offer: o, from: from, dir: filepath.Join(t.Runtime.Root(), o.Pod), missing: missing,
-		token: pod.NewUID(), failures: make(chan pod.ArrivalWord, 1), laneCame: make(chan laneConn, laneCount), over: make(chan struct{}), log: t.Log.With("pod", o.Pod, "from", from),
-	}
+	in := newIncoming(t, conn, from, o, missing)
 	defer close(in.over)
 	err = in.run(ctx)
 	if err != nil && in.phase() != Prepared {
@@ -121,109 +124,4 @@ func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Of
 		return errors.Join(err, werr)
 	}
 	return err
-}
-
-// checkOffer refuses what no honest source sends.
-func checkOffer(o *Offer) error {
-	if err := pod.CheckID(o.Pod); err != nil {
-		return err
-	}
-	switch {
-	case len(o.Migration) != 32:
-		return fmt.Errorf("offer of pod %s: its move has no name", o.Pod)
-	case o.Manifest == nil || o.Bundle == nil || o.Bundle.Spec == nil || o.Bundle.Spec.Linux == nil || o.Bundle.Spec.Root == nil:
-		return fmt.Errorf("offer of pod %s: it has no manifest or bundle", o.Pod)
-	case len(o.Mounts.Trees)+len(o.Mounts.Binds) > 10_000:
-		return fmt.Errorf("offer of pod %s: %d mounts", o.Pod, len(o.Mounts.Trees)+len(o.Mounts.Binds))
-	}
-	if o.Network != nil {
-		if err := o.Network.Validate(); err != nil {
-			return fmt.Errorf("offer of pod %s: %w", o.Pod, err)
-		}
-	}
-	return spec.Validate(o.Bundle.Spec)
-}
-
-// answer tells a source that has lost its connection what became of its move,
-// and carries out the verdict that it brings.
-func (t *Target) answer(ctx context.Context, q *query) *status {
-	if pod.CheckID(q.Pod) != nil || len(q.Migration) != 32 {
-		return &status{Error: "malformed query"}
-	}
-	dir := filepath.Join(t.Runtime.Root(), q.Pod)
-	op := pod.OpArrival
-	switch q.Verdict {
-	case "commit":
-		op = pod.OpCommit
-	case "abort":
-		op = pod.OpAbort
-	}
-	a, err := pod.Ask(ctx, dir, pod.Request{Op: op, Migration: q.Migration})
-	switch {
-	case err == nil:
-		phase := Phase(a.Phase)
-		if op == pod.OpAbort {
-			phase = Discarded
-		}
-		return &status{Phase: phase, HeldFrames: a.HeldFrames}
-	case errors.Is(err, pod.ErrNoSupervisor):
-		return t.answerFromDisk(dir, q)
-	default:
-		return &status{Error: err.Error()}
-	}
-}
-
-// answerFromDisk knows the moves that nobody works on any more.
-func (t *Target) answerFromDisk(dir string, q *query) *status {
-	j, err := OpenJournal(dir)
-	if errors.Is(err, ErrNoJournal) {
-		return &status{Phase: Discarded}
-	}
-	if err != nil {
-		return &status{Error: err.Error()}
-	}
-	defer j.Close()
-	if j.Migration != q.Migration || j.Side != "target" {
-		return &status{Phase: Discarded}
-	}
-	if q.Verdict == "abort" {
-		_ = os.RemoveAll(dir)
-		return &status{Phase: Discarded}
-	}
-	return &status{Phase: j.Phase(), Error: "the process that held the pod has died"}
-}
-
-// Sweep removes what moves left behind that did not come to their end before a
-// crash: directories of pods that never were prepared, and half layers.
-func (t *Target) Sweep() error {
-	entries, err := os.ReadDir(t.Runtime.Root())
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		dir := filepath.Join(t.Runtime.Root(), e.Name())
-		j, err := OpenJournal(dir)
-		if err != nil {
-			continue
-		}
-		j.Close()
-		if j.Side != "target" || j.Phase() == Prepared || j.Phase() == Running || supervisorLives(dir) {
-			continue
-		}
-		t.Log.Info("remove the rest of a move", "pod", j.Pod, "phase", string(j.Phase()))
-		errs = append(errs, os.RemoveAll(dir))
-	}
-	errs = append(errs, sweepLayers(layersDir(t.Runtime.Root())))
-	return errors.Join(errs...)
-}
-
-func supervisorLives(dir string) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	_, err := pod.Ask(ctx, dir, pod.Request{Op: pod.OpStatus})
-	return err == nil
 }

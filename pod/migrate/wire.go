@@ -41,7 +41,6 @@ type Offer struct {
 	Record    pod.Record        `json:"record"`
 	Network   *network.Config   `json:"network,omitempty"`
 	Mounts    runtime.MountPlan `json:"mounts"`
-	Streams   [3]string         `json:"streams"`
 	Rows      uint16            `json:"rows,omitempty"`
 	Columns   uint16            `json:"columns,omitempty"`
 	Status    string            `json:"status"`
@@ -80,6 +79,7 @@ const (
 	sectionUpper  = "upper"  // the pod's own layer: first whole, then what changed
 	sectionLog    = "log"    // the pod's log from Offset on
 	sectionTree   = "tree"   // the content of the tmpfs mount called Name
+	sectionLive   = "live"   // all that goes over before the freeze has; without content
 	sectionMemory = "memory" // the page channel
 	sectionQueues = "queues" // POSIX message queues: a JSON list
 	sectionImages = "images" // CRIU's metadata
@@ -117,4 +117,5 @@ type status struct {
 	Phase      Phase  `json:"phase"` // Discarded when nothing is known of the move
 	HeldFrames int    `json:"held_frames,omitempty"`
 	Error      string `json:"error,omitempty"`
+	Lost       bool   `json:"lost,omitempty"` // of an error: asking again will not change it
 }
