@@ -106,26 +106,47 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 	if err := endEarlier(ctx, g, rt, name); err != nil {
 		return show.finished(name, address, nil, err)
 	}
-	p, err := pod.Load(rt, name)
-	if err != nil {
-		return err
-	}
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("not done after --timeout %v", f.timeout))
 		defer cancel()
 	}
-	source := &migrate.Source{
-		Runtime: rt, Pod: p, Dialer: client, Log: g.log, Events: show.event,
-		Options: migrate.Options{
-			Peer: address, TLSDir: tlsDir, KeepLog: f.keepLog, Bandwidth: bandwidth, Idle: f.idle, CacheDir: criuCache(g.root),
-		},
+	options := migrate.Options{
+		Peer: address, TLSDir: tlsDir, KeepLog: f.keepLog, Bandwidth: bandwidth, Idle: f.idle, CacheDir: criuCache(g.root),
 	}
 	if f.check {
+		p, err := pod.Load(rt, name)
+		if err != nil {
+			return err
+		}
+		source := &migrate.Source{Runtime: rt, Pod: p, Dialer: client, Log: g.log, Events: show.event, Options: options}
 		return show.checked(name, address, source.Check(ctx))
 	}
-	result, err := source.Run(ctx)
+	result, err := moveWithPatience(ctx, name, func() *migrate.Source {
+		return &migrate.Source{Runtime: rt, Dialer: client, Log: g.log, Events: show.event, Options: options}
+	})
 	return show.finished(name, address, result, err)
+}
+
+// moveTries is how often a pod is tried to be moved that was in a passing state
+// just then in which CRIU can't dump it.
+const moveTries = 5
+
+// moveWithPatience moves a pod, and tries again when only a passing state of it stood against that.
+func moveWithPatience(ctx context.Context, name string, newSource func() *migrate.Source) (*migrate.Result, error) {
+	for try := 1; ; try++ {
+		source := newSource()
+		p, err := pod.Load(source.Runtime, name)
+		if err != nil {
+			return nil, err
+		}
+		source.Pod = p
+		result, err := source.Run(ctx)
+		if try == moveTries || !migrate.Passing(err) || ctx.Err() != nil {
+			return result, err
+		}
+		source.Events(migrate.Event{Event: "again", Time: time.Now().UTC(), Detail: err.Error()})
+	}
 }
 
 // earlierWithin is how long an earlier move of a pod, which lost its

@@ -42,6 +42,9 @@ func (s *progress) event(e migrate.Event) {
 	case e.Event == "retry":
 		s.clear()
 		fmt.Fprintf(s.err, "%8.3fs  the peer does not answer, asking again: %s\n", time.Since(s.began).Seconds(), e.Detail)
+	case e.Event == "again":
+		s.clear()
+		fmt.Fprintf(s.err, "%8.3fs  trying again: %s\n", time.Since(s.began).Seconds(), e.Detail)
 	case !s.terminal:
 	case e.Event == "phase":
 		s.clear()

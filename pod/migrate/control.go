@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network/stream"
 	"github.com/zap-migrate/zap/spec"
 )
@@ -271,6 +272,11 @@ func firstCause(ctx context.Context, cause, dump error, memory <-chan error, c *
 	select {
 	case sending = <-memory:
 	default:
+	}
+	// CRIU closes the page channel when it fails for a reason of its own.
+	var own *criu.Error
+	if errors.As(dump, &own) && own.Cause != "" && !strings.Contains(own.Cause, "page") {
+		sending = nil
 	}
 	for _, err := range []error{cause, rejected, sending, dump} {
 		if err != nil {

@@ -8,7 +8,7 @@ import (
 
 // Event is one line of `zap migrate --format json` before the result.
 type Event struct {
-	Event  string    `json:"event"` // phase, progress or retry
+	Event  string    `json:"event"` // phase, progress, retry (the peer is asked again) or again (the move is tried again)
 	Time   time.Time `json:"time"`
 	Side   string    `json:"side,omitempty"`
 	Phase  Phase     `json:"phase,omitempty"`
