@@ -44,7 +44,7 @@ type readItem struct {
 }
 
 // ReadAhead starts reading frames up to and including the first of type last. Nothing else may read from the connection until Next has
-// returned that frame or an error.
+// returned that frame or an error. Close must be called.
 func (c *Conn) ReadAhead(last uint8) *Reader {
 	r := &Reader{conn: c, free: make(chan []byte, readBuffers), full: make(chan readItem, readBuffers), last: last}
 	for range readBuffers {
@@ -86,6 +86,9 @@ func (r *Reader) Next() (Frame, error) {
 	}
 	return item.frame, item.err
 }
+
+// Close lets the goroutine end if the conversation did not come to its end. It is called once, after the last Next.
+func (r *Reader) Close() { close(r.free) }
 
 // Broken says whether the connection failed, as opposed to what came over it.
 func (r *Reader) Broken() bool { return r.broken }

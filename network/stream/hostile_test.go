@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -287,6 +288,47 @@ func TestLostConnection(t *testing.T) {
 			case <-time.After(wait):
 				t.Fatalf("%s: %s hangs", name, side)
 			}
+		}
+	}
+}
+
+// TestNothingIsLeftBehind counts goroutines and descriptors after transfers that failed in many ways.
+func TestNothingIsLeftBehind(t *testing.T) {
+	src, dst := t.TempDir(), t.TempDir()
+	check(t, os.WriteFile(filepath.Join(src, "f"), make([]byte, 4<<20), 0o644))
+	count := func() (int, int) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		check(t, err)
+		return runtime.NumGoroutine(), len(fds)
+	}
+	round := func(i int) {
+		a, b := tcp(t)
+		x, y := NewConn(Buffered(a)), NewConn(b)
+		received := make(chan struct{})
+		go func() {
+			Receive(context.Background(), y, dst, Limits{MaxBytes: int64(i % 3)})
+			y.Close()
+			close(received)
+		}()
+		if i%4 == 0 {
+			time.AfterFunc(time.Duration(i)*100*time.Microsecond, func() { x.Close() })
+		}
+		Send(context.Background(), x, src, scan(t, src).All())
+		x.Close()
+		<-received
+	}
+	round(0)
+	goroutines, descriptors := count()
+	for i := range 40 {
+		round(i)
+	}
+	for deadline := time.Now().Add(wait); ; time.Sleep(5 * time.Millisecond) {
+		g, d := count()
+		if g <= goroutines && d <= descriptors {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines, %d before; %d descriptors, %d before", g, goroutines, d, descriptors)
 		}
 	}
 }

@@ -92,6 +92,7 @@ func (r *treeReceiver) open(root string) error {
 func (r *treeReceiver) receive(c *Conn, err error) error {
 	defer r.closeFile()
 	in := c.ReadAhead(typeTreeEnd)
+	defer in.Close()
 	if err == nil {
 		err = r.take(in)
 	}

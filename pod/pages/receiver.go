@@ -66,6 +66,7 @@ type receiver struct {
 // receive runs the conversation: everything up to the sender's end, then the answer; after a failure the answer first.
 func (r *receiver) receive(c *stream.Conn) error {
 	in := c.ReadAhead(typeEnd)
+	defer in.Close()
 	err := r.take(in)
 	if err == nil {
 		err = r.images.finish()
