@@ -87,8 +87,9 @@ func (c *container) exec(h *Host, command string) string {
 	return strings.TrimSpace(h.Zap(c.t, "exec", c.name, "sh", "-c", command))
 }
 
-// shape is what of a container must not change: its mounts, its first process, its rights.
-const shape = `sort /proc/1/mounts; cut -d' ' -f1,2,4-8 /proc/1/stat; hostname; grep -e Cap -e NoNew -e Seccomp /proc/1/status; ls -ln / /dev | grep -v -e ' proc$' -e ' sys$'`
+// shape is what of a container must not change: its mounts, its first process, its rights, the files in / and /dev.
+const shape = `sort /proc/1/mounts; cut -d' ' -f1,2,4-8 /proc/1/stat; hostname; grep -e Cap -e NoNew -e Seccomp /proc/1/status
+	stat -c '%n %f %u %g %t %T %h' /* /dev/* | grep -v -e ^/proc -e ^/sys; stat -c '%n %y' /etc/passwd /dev /dev/null`
 
 // move moves the container from one host to another, where it is a pod.
 func (c *container) move(from, to *Host) Event {
@@ -445,10 +446,6 @@ func TestContainerUnfit(t *testing.T) {
 		}
 	}
 	background(t, engine, "sleep", "7778")
-	missing := tr.Path("only-here")
-	if err := os.Mkdir(missing, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	c := tr.newContainer(t, "unfit", busyboxRootfs(t), []string{"sleep", "7777"}, func(s *specs.Spec) { joinNetwork(s, engine.Path()) })
 	in, err := os.Open("/proc/version")
 	if err != nil {
@@ -459,10 +456,14 @@ func TestContainerUnfit(t *testing.T) {
 	c.start()
 	session := background(t, tr.alpha.NetNS, Binary(t), "--root", tr.alpha.Root, "exec", c.name, "sleep", "7779")
 	WaitFor(t, 10*time.Second, "the session", func() bool { return strings.Contains(c.exec(tr.alpha, "cat /proc/*/cmdline"), "7779") })
+	if err := os.Mkdir(filepath.Join(tr.beta.Root, c.name), 0o700); err != nil { // the name is taken there
+		t.Fatal(err)
+	}
 	check := []string{"migrate", "--tls", tr.alpha.TLS, "--check", c.name, tr.beta.Peer()}
 	r := tr.alpha.TryZap(t, check...)
 	for _, want := range []string{
 		"link extra", "is a second one beside", "(sleep), which is not of it, is in its network namespace", "session ", "descriptor 0, /proc/version",
+		"name " + c.name + ": ",
 	} {
 		if r.Code != 3 || !strings.Contains(r.Stderr, want) {
 			t.Errorf("the check ends with code %d and does not say %q: %s", r.Code, want, r.Stderr)

@@ -169,7 +169,7 @@ func (s *Source) identify(b *spec.Bundle) error {
 	return p.SaveRecord()
 }
 
-// blockers reports everything in the pod that CRIU can't carry.
+// blockers finds everything in the pod that CRIU can't carry.
 func (s *Source) blockers(plan error) error {
 	found, err := preflight.Inspect(s.Pod.State().Pid, s.cgroup, s.offer.Record.Streams, &s.offer.Mounts)
 	if err != nil {
@@ -178,9 +178,7 @@ func (s *Source) blockers(plan error) error {
 	if plan != nil {
 		s.block(spec.BlockMount, plan.Error(), "")
 	}
-	if s.found = append(found, s.found...); len(s.found) > 0 {
-		return &RejectedError{Peer: s.Options.Peer, Blockers: s.found}
-	}
+	s.found = append(found, s.found...)
 	return nil
 }
 

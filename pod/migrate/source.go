@@ -71,7 +71,21 @@ func (s *Source) Check(ctx context.Context) error {
 	}
 	defer s.close()
 	s.offer.Check = true
-	return s.ask(ctx)
+	return s.together(s.ask(ctx))
+}
+
+// together puts what in the pod itself is against the move before what the peer
+// says.
+func (s *Source) together(err error) error {
+	if len(s.found) == 0 {
+		return err
+	}
+	all := s.found
+	var rejected *RejectedError
+	if errors.As(err, &rejected) {
+		all = append(all, rejected.Blockers...)
+	}
+	return &RejectedError{Peer: s.Options.Peer, Blockers: all}
 }
 
 // Run moves the pod. When it returns an error the pod runs on here, unless the
@@ -82,6 +96,10 @@ func (s *Source) Run(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	defer s.close()
+	if len(s.found) > 0 {
+		s.offer.Check = true // for the peer's reasons, too
+		return nil, s.together(s.ask(ctx))
+	}
 	if err := s.begin(ctx); err != nil {
 		return nil, err
 	}
