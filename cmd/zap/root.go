@@ -33,11 +33,23 @@ type verb struct {
 
 // verbs lists all commands; a new one is one file and one line here.
 var verbs = []verb{
-	{"create", newCreateCommand}, {"start", newStartCommand}, {"run", newRunCommand}, {"exec", newExecCommand}, {"state", newStateCommand},
-	{"kill", newKillCommand}, {"delete", newDeleteCommand}, {"list", newListCommand}, {"spec", newSpecCommand}, {"explain", newExplainCommand},
-	{"check", newCheckCommand}, {"keys", newKeysCommand},
-	{"pod", newPodCommand}, {"serve", newServeCommand}, {"migrate", newMigrateCommand},
-	{"supervise", newSuperviseCommand}, {"guard", newGuardCommand},
+	{"create", newCreateCommand},
+	{"start", newStartCommand},
+	{"run", newRunCommand},
+	{"exec", newExecCommand},
+	{"state", newStateCommand},
+	{"kill", newKillCommand},
+	{"delete", newDeleteCommand},
+	{"list", newListCommand},
+	{"spec", newSpecCommand},
+	{"explain", newExplainCommand},
+	{"check", newCheckCommand},
+	{"keys", newKeysCommand},
+	{"pod", newPodCommand},
+	{"serve", newServeCommand},
+	{"migrate", newMigrateCommand},
+	{"supervise", newSuperviseCommand},
+	{"guard", newGuardCommand},
 }
 
 // named returns the verbs whose names are among the arguments: to build all of them takes a tenth of the time of a short command. When
