@@ -9,6 +9,15 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
+// Set applies res to a group that has processes, as Create does to a new one: what res does not mention stays as it is. A
+// memory limit below what the group uses and can't give up is refused (v1) or kills processes (v2): see MemoryUsage.
+func (c *Cgroup) Set(res *specs.LinuxResources) error {
+	if err := c.apply(res); err != nil {
+		return fmt.Errorf("set limits of cgroup %s: %w", c.path, err)
+	}
+	return nil
+}
+
 // apply writes limits into the group: into the v1 hierarchies, or into v2 where that is all the host has.
 func (c *Cgroup) apply(res *specs.LinuxResources) error {
 	if res == nil {
