@@ -1,10 +1,8 @@
 package pod
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -83,14 +81,27 @@ type arrival struct {
 	held    int
 	timings map[string]int64
 
+	pending *runtime.Adoption // the pod's state, before the verdict
+	tight   bool              // the memory limit has to wait until CRIU has ended
+	cancel  context.CancelCauseFunc
+	conn    net.Conn
+
 	mu       sync.Mutex
 	phase    string
 	decided  bool
+	away     bool          // the link was taken out of the bridge while nobody knows where the pod will be
 	verdict  chan bool     // true: commit
 	finished chan struct{} // closed when the pod runs or is gone
-	failure  error
-	conn     net.Conn
+	failure  error         // valid after that
 }
+
+// Phases of an arrival, as package migrate calls them.
+const (
+	phaseAccepted  = "Accepted"
+	phasePrepared  = "Prepared"
+	phaseRunning   = "Running"
+	phaseDiscarded = "Discarded"
+)
 
 // Receive restores a pod that moves in and then supervises it as Supervise
 // does. conn speaks with `zap serve`; images is the tmpfs directory that CRIU's
@@ -101,27 +112,29 @@ func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal 
 	s := &Supervisor{rt: rt, log: log, id: job.ID, record: job.Record, dir: filepath.Join(rt.Root(), job.ID), ended: make(chan struct{})}
 	a := &arrival{
 		job: job, journal: journal, images: images, trees: trees, conn: conn, timings: map[string]int64{},
-		verdict: make(chan bool, 1), finished: make(chan struct{}), phase: "Accepted",
+		verdict: make(chan bool, 1), finished: make(chan struct{}), phase: phaseAccepted,
 	}
 	s.arrival = a
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, a.cancel = context.WithCancelCause(ctx)
+	defer a.cancel(nil)
 	listener, err := s.prepareArrival(ctx)
 	if err == nil {
 		go s.serve(listener)
-		err = s.runArrival(ctx, cancel)
+		err = s.runArrival(ctx)
 	}
+	a.failure = err
 	if err != nil {
 		s.discard(ctx)
-		a.failure = err
 		close(a.finished)
 		a.say(ArrivalWord{Word: ArrivalFailed, Error: err.Error()})
 		if listener != nil {
 			listener.Close()
 		}
+		s.finishAnswers()
 		return err
 	}
 	close(a.finished)
+	a.conn.Close()
 	s.watch(context.WithoutCancel(ctx))
 	listener.Close()
 	return nil
@@ -161,7 +174,7 @@ func (s *Supervisor) prepareArrival(ctx context.Context) (*net.UnixListener, err
 			return nil, err
 		}
 	}
-	if a.cgroup, err = cgroup.Create(a.job.Bundle.Spec.Linux.CgroupsPath, a.job.Bundle.Spec.Linux.Resources); err != nil {
+	if a.cgroup, err = cgroup.Create(a.job.Bundle.Spec.Linux.CgroupsPath, withoutMemory(a.job.Bundle.Spec.Linux.Resources)); err != nil {
 		return nil, err
 	}
 	if err := a.job.Mounts.Settle(a.cgroup); err != nil {
@@ -202,77 +215,30 @@ func (s *Supervisor) startSession(ctx context.Context) (err error) {
 }
 
 // runArrival follows serve's words until the pod runs.
-func (s *Supervisor) runArrival(ctx context.Context, cancel context.CancelFunc) error {
+func (s *Supervisor) runArrival(ctx context.Context) error {
 	a := s.arrival
-	words := make(chan string)
-	go a.listen(ctx, cancel, words)
+	words := make(chan ArrivalWord)
+	go s.listen(ctx, words)
 	a.say(ArrivalWord{Word: ArrivalReady})
 	for {
 		select {
 		case <-ctx.Done():
-			return errors.New("zap serve went away")
-		case word := <-words:
-			switch word {
+			return context.Cause(ctx)
+		case w := <-words:
+			switch w.Word {
 			case ArrivalAnnounce:
 				if err := s.takeAddress(ctx); err != nil {
 					return err
 				}
 				a.say(ArrivalWord{Word: ArrivalAnnounced})
 			case ArrivalRestore:
+				a.queues = w.Queues
 				return s.restore(ctx)
 			default:
-				return fmt.Errorf("zap serve said %q out of turn", word)
+				return fmt.Errorf("zap serve said %q out of turn", w.Word)
 			}
 		}
 	}
-}
-
-// listen reads serve's words. The verdict may come at any time once the pod is
-// prepared; the end of the connection is an abort only before that.
-func (a *arrival) listen(ctx context.Context, cancel context.CancelFunc, words chan<- string) {
-	reader := bufio.NewReader(a.conn)
-	for {
-		line, err := readLine(reader)
-		var w ArrivalWord
-		if err == nil {
-			err = json.Unmarshal(line, &w)
-		}
-		if err != nil {
-			a.mu.Lock() // enter holds it while a phase becomes durable
-			if a.phase != "Prepared" && a.phase != "Running" {
-				cancel()
-			}
-			a.mu.Unlock()
-			return
-		}
-		switch w.Word {
-		case ArrivalCommit, ArrivalAbort:
-			if !a.decide(w.Word == ArrivalCommit) {
-				cancel() // there is nothing to commit yet
-			}
-			continue
-		}
-		if w.Word == ArrivalRestore {
-			a.queues = w.Queues // the channel hands it over
-		}
-		select {
-		case words <- w.Word:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// decide gives the verdict if the pod is prepared and none was given before.
-func (a *arrival) decide(commit bool) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.phase != "Prepared" || a.decided {
-		return a.decided
-	}
-	a.decided = true
-	a.verdict <- commit
-	return true
 }
 
 // takeAddress attaches the pod's link and tells the network where it is now.
@@ -287,144 +253,6 @@ func (s *Supervisor) takeAddress(ctx context.Context) error {
 		return err
 	}
 	return s.net.Announce(ctx)
-}
-
-// restore lets CRIU restore the tree and parks it until the verdict.
-func (s *Supervisor) restore(ctx context.Context) error {
-	a := s.arrival
-	begin := time.Now()
-	request := &runtime.RestoreRequest{Bundle: a.job.Bundle, Mounts: &a.job.Mounts, Images: a.images}
-	for i, name := range a.job.Record.Streams {
-		if name != "" && s.stream.child[i] != nil {
-			request.Streams = append(request.Streams, runtime.Stream{Name: name, FD: a.session.FD(i)})
-		}
-	}
-	committed := false
-	callbacks := criu.Callbacks{
-		SetupNamespaces: func(pid int) error { return runtime.RestoreQueues(pid, a.queues) },
-		PostRestore:     func(pid int) error { s.pid = pid; return nil },
-		PreResume: func() error {
-			a.since("restore", begin)
-			if err := s.park(ctx); err != nil {
-				return err
-			}
-			committed = true
-			return nil
-		},
-	}
-	if a.job.Record.TTY {
-		callbacks.OrphanPtsMaster = s.stream.setMaster
-	}
-	_, err := a.session.Restore(ctx, runtime.RestoreOptions(request), callbacks)
-	if !committed {
-		if a.failure != nil {
-			return a.failure
-		}
-		if err == nil {
-			err = errors.New("criu restored the pod without asking")
-		}
-		return err
-	}
-	// From here on the pod lives here whatever happens.
-	resumed := time.Now()
-	if err != nil {
-		s.log.Error("restore", "pod", s.id, "error", err.Error())
-	}
-	return s.settle(context.WithoutCancel(ctx), resumed)
-}
-
-// park is called when every step that can fail is behind: it journals
-// Prepared and waits for the verdict, for as long as it takes.
-func (s *Supervisor) park(ctx context.Context) error {
-	a := s.arrival
-	// Should this process or CRIU die here, CRIU's hold on the tree ends and it would
-	// run: the freezer has it then. CRIU is in the same cgroup and stands still too.
-	err := a.cgroup.FreezeNow()
-	if err == nil {
-		err = a.enter(ctx, "Prepared")
-	}
-	if err != nil {
-		a.failure = err
-		s.silence()
-		return err
-	}
-	a.say(ArrivalWord{Word: ArrivalPrepared, Pid: s.pid, Timings: a.timings})
-	if commit := <-a.verdict; !commit {
-		a.failure = errors.New("aborted by the source")
-		s.silence()
-		return a.failure
-	}
-	if err := a.enter(context.WithoutCancel(ctx), "Running"); err != nil {
-		s.log.Error("journal", "pod", s.id, "error", err.Error())
-	}
-	begin := time.Now()
-	if a.hold != nil {
-		held, err := a.hold.Release(context.WithoutCancel(ctx))
-		if err != nil {
-			s.log.Error("release held frames", "pod", s.id, "error", err.Error())
-		}
-		a.held = held
-	}
-	a.since("release", begin)
-	if err := a.cgroup.ThawNow(); err != nil {
-		s.log.Error("thaw", "pod", s.id, "error", err.Error())
-	}
-	return nil
-}
-
-// enter journals a phase, unless the move was called off.
-func (a *arrival) enter(ctx context.Context, phase string) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if ctx.Err() != nil {
-		return errors.New("the move was called off")
-	}
-	if err := a.journal.Append(phase); err != nil {
-		return err
-	}
-	a.phase = phase
-	return nil
-}
-
-// silence kills the restored tree while its gate is closed, so that nothing
-// that its sockets say when they die leaves the host.
-func (s *Supervisor) silence() {
-	if s.arrival.hold != nil {
-		s.arrival.hold.Discard()
-	}
-	_ = s.arrival.cgroup.KillNow()
-	_ = s.arrival.cgroup.ThawNow()
-}
-
-// settle records the pod, which has resumed, as running here.
-func (s *Supervisor) settle(ctx context.Context, resumed time.Time) error {
-	a := s.arrival
-	s.stream.start()
-	if a.job.Rows > 0 {
-		_ = s.stream.resize(a.job.Rows, a.job.Columns)
-	}
-	s.record.Supervisor = Self()
-	s.record.Moves++
-	s.record.From = a.job.From
-	s.record.Streams = s.stream.identities()
-	s.joinNetwork(a.job.Bundle.Spec)
-	extra, err := json.Marshal(&s.record)
-	if err == nil {
-		s.pod, err = s.rt.Adopt(ctx, s.id, a.job.Bundle, s.pid, a.cgroup, extra)
-	}
-	if err != nil {
-		s.log.Error("record pod", "pod", s.id, "error", err.Error())
-	}
-	a.since("settle", resumed)
-	a.say(ArrivalWord{Word: ArrivalRunning, Pid: s.pid, HeldFrames: a.held, Timings: a.timings})
-	for _, f := range append(a.trees, a.images) {
-		f.Close()
-	}
-	_ = a.session.Close()
-	if err := a.journal.Remove(); err != nil {
-		s.log.Error("end journal", "pod", s.id, "error", err.Error())
-	}
-	return nil
 }
 
 // discard removes everything of a pod that did not arrive, its directory included.
@@ -459,36 +287,5 @@ func (s *Supervisor) discard(ctx context.Context) {
 		s.stream.close()
 		_ = s.stream.log.close()
 	}
-	_ = os.RemoveAll(s.dir)
-}
-
-// doArrival answers a request about the move that brings the pod.
-func (s *Supervisor) doArrival(r Request) *Answer {
-	a := s.arrival
-	if a == nil {
-		return &Answer{Error: "the pod did not arrive by a move"}
-	}
-	if r.Migration != "" && r.Migration != a.job.Migration {
-		return &Answer{Error: fmt.Sprintf("the pod arrives by move %s, not %s", a.job.Migration, r.Migration)}
-	}
-	if r.Op != OpArrival {
-		commit := r.Op == OpCommit
-		a.mu.Lock()
-		prepared := a.phase == "Prepared" || a.phase == "Running"
-		a.mu.Unlock()
-		if !prepared {
-			return &Answer{Error: "the pod is not prepared yet"}
-		}
-		a.decide(commit)
-		<-a.finished
-		if commit && a.failure != nil {
-			return &Answer{Error: a.failure.Error()}
-		}
-		if !commit && a.failure == nil {
-			return &Answer{Error: "the pod runs here already"}
-		}
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return &Answer{Migration: a.job.Migration, Phase: a.phase, HeldFrames: a.held, Pid: s.pid}
+	_ = RemoveDir(s.dir)
 }

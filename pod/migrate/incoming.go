@@ -12,6 +12,7 @@ import (
 
 	"github.com/zap-migrate/zap/network/stream"
 	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/pod/pages"
 	"github.com/zap-migrate/zap/runtime"
 	"github.com/zap-migrate/zap/spec"
 )
@@ -296,7 +297,7 @@ func (in *incoming) prepare() (err error) {
 			return err
 		}
 	}
-	if in.images, err = runtime.DetachedTmpfs([]string{"mode=700", "size=100%"}, 0); err != nil {
+	if in.images, err = runtime.DetachedTmpfs(append(pages.MountOptions(), "mode=700", "size=100%"), 0); err != nil {
 		return err
 	}
 	for _, m := range in.offer.Mounts.Trees {

@@ -179,6 +179,7 @@ func (s *Source) openLane(ctx context.Context, lane int, token string, limit *st
 		conn.SetLimiter(limit)
 	}
 	s.control.onLost(func(cause error) { conn.Stop(cause) })
+	conn.KeepAlive(pingEvery) // until it is closed: one lane waits while the other carries gigabytes
 	return conn, conn.WriteJSON(frameAttach, attach{Token: token, Lane: lane})
 }
 
