@@ -270,7 +270,7 @@ func (l *Lab) cgroups() ([]string, error) {
 				}
 				return err
 			}
-			if d.IsDir() && strings.Contains(path, l.ID) {
+			if d.IsDir() && l.owns(path) {
 				found = append(found, path)
 			}
 			return nil
@@ -281,6 +281,17 @@ func (l *Lab) cgroups() ([]string, error) {
 	}
 	slices.Sort(found)
 	return slices.Compact(found), nil
+}
+
+// owns says whether a cgroup was made for this lab: a part of its path is a pod's name, which ends with the lab's id. The
+// machine has cgroups of others too, which nothing here may touch.
+func (l *Lab) owns(dir string) bool {
+	for part := range strings.SplitSeq(dir, "/") {
+		if strings.HasSuffix(part, "-"+l.ID) {
+			return true
+		}
+	}
+	return false
 }
 
 // removeCgroups removes what is left of the lab's cgroups, deepest first.

@@ -51,7 +51,8 @@ func NewLab(t testing.TB, names ...string) *Lab {
 	}
 	id := make([]byte, 3)
 	rand.Read(id)
-	l := &Lab{t: t, ID: hex.EncodeToString(id)}
+	// The letters make sure that no hexadecimal name of anybody else's contains it.
+	l := &Lab{t: t, ID: "zq" + hex.EncodeToString(id)}
 	var err error
 	if l.Dir, err = os.MkdirTemp(workDir, "zap-e2e-"); err != nil {
 		t.Fatal(err)
@@ -225,12 +226,13 @@ func (l *Lab) killAll() {
 // thaw lets a process that a v1 freezer holds take its SIGKILL.
 func (l *Lab) thaw(p Process) {
 	for _, dir := range cgroupsOf(p.Pid) {
+		if !l.owns(dir) {
+			continue
+		}
 		state := filepath.Join(dir, "freezer.state")
 		if data, err := os.ReadFile(state); err == nil && strings.TrimSpace(string(data)) != "THAWED" {
 			os.WriteFile(state, []byte("THAWED"), 0)
 		}
-		if frozen := filepath.Join(dir, "cgroup.freeze"); strings.Contains(dir, l.ID) {
-			os.WriteFile(frozen, []byte("0"), 0)
-		}
+		os.WriteFile(filepath.Join(dir, "cgroup.freeze"), []byte("0"), 0)
 	}
 }
