@@ -119,7 +119,7 @@ func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal 
 	defer a.cancel(nil)
 	listener, err := s.prepareArrival(ctx)
 	if err == nil {
-		go s.serve(listener)
+		s.serve(listener)
 		err = s.runArrival(ctx)
 	}
 	a.failure = err
@@ -137,6 +137,7 @@ func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal 
 	a.conn.Close()
 	s.watch(context.WithoutCancel(ctx))
 	listener.Close()
+	s.finishAnswers()
 	return nil
 }
 

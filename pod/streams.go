@@ -296,6 +296,9 @@ func (s *streams) close() {
 		}
 	}
 	s.input, s.master, s.outputs, s.child = nil, nil, [2]*os.File{}, [3]*os.File{}
+	for c := range s.clients {
+		c.Close()
+	}
 	s.mu.Unlock()
 	s.readers.Wait()
 }

@@ -34,12 +34,14 @@ type Job struct {
 // its network namespace and standard streams, answers on its control socket and
 // keeps its exit status. It ends with the pod.
 type Supervisor struct {
-	rt     *runtime.Runtime
-	log    *slog.Logger
-	id     string
-	dir    string
-	net    *network.Network
-	stream *streams
+	rt  *runtime.Runtime
+	log *slog.Logger
+	id  string
+	dir string
+	net *network.Network
+
+	reserved bool // the directory is this supervisor's
+	stream   *streams
 
 	mu     sync.Mutex
 	record Record
@@ -47,9 +49,10 @@ type Supervisor struct {
 	pid    int
 	moved  string // the peer that has the pod now
 
-	arrival *arrival      // on the target of a move, until the pod runs
+	arrival *arrival      // on the target of a move
 	ended   chan struct{} // closed when the program has ended
 	code    int
+	answers sync.WaitGroup // requests under way, and the goroutine that takes them
 }
 
 // Supervise runs the pod of job until its program ends. It calls ready once:
@@ -59,16 +62,17 @@ func Supervise(ctx context.Context, rt *runtime.Runtime, job *Job, log *slog.Log
 	listener, err := s.boot(ctx, job)
 	if err != nil {
 		s.release(ctx)
-		if !errors.Is(err, os.ErrExist) {
-			_ = os.RemoveAll(s.dir)
+		if s.reserved {
+			_ = RemoveDir(s.dir)
 		}
 		ready(err)
 		return err
 	}
 	ready(nil)
-	go s.serve(listener)
+	s.serve(listener)
 	s.watch(ctx)
 	listener.Close()
+	s.finishAnswers()
 	return nil
 }
 
@@ -81,6 +85,7 @@ func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, e
 	if err := os.Mkdir(s.dir, 0o700); err != nil { // this reserves the name
 		return nil, fmt.Errorf("make pod directory: %w", err)
 	}
+	s.reserved = true
 	for _, dir := range []string{job.Bundle.Overlay.Upper, job.Bundle.Overlay.Work} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make pod directory: %w", err)
@@ -115,7 +120,7 @@ func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, e
 	if err != nil {
 		return nil, err
 	}
-	s.pid = s.pod.State().Pid
+	s.setPid(s.pod.State().Pid)
 	if err := s.pod.Start(ctx); err != nil {
 		listener.Close()
 		return nil, err
@@ -177,7 +182,6 @@ func (s *Supervisor) watch(ctx context.Context) {
 	}
 	close(s.ended)
 	s.release(ctx)
-	time.Sleep(20 * time.Millisecond) // answers of `wait` go out
 }
 
 // reap waits for the child pid and returns its exit code as a shell counts.
@@ -236,24 +240,56 @@ func (s *Supervisor) release(ctx context.Context) {
 	}
 }
 
-// serve answers requests on the control socket until the listener closes.
+// serve answers requests on the control socket, in the background, until the
+// listener closes.
 func (s *Supervisor) serve(listener *net.UnixListener) {
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
+	s.answers.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			s.answers.Go(func() { s.handle(conn) })
 		}
-		go s.handle(conn)
+	})
+}
+
+// finishAnswers waits, at most a second, until who has asked knows the answer.
+// The listener is closed by now.
+func (s *Supervisor) finishAnswers() {
+	done := make(chan struct{})
+	go func() { s.answers.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
 	}
 }
 
+func (s *Supervisor) setPid(pid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pid = pid
+}
+
+// pidNow is the pod's first process, for other goroutines than the supervisor's own.
+func (s *Supervisor) pidNow() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pid
+}
+
+// requestWithin is how long a client may take to say what it wants.
+const requestWithin = 10 * time.Second
+
 func (s *Supervisor) handle(conn net.Conn) {
 	reader := bufio.NewReader(conn)
+	_ = conn.SetReadDeadline(time.Now().Add(requestWithin))
 	line, err := readLine(reader)
 	if err != nil {
 		conn.Close()
 		return
 	}
+	_ = conn.SetReadDeadline(time.Time{})
 	var r Request
 	if err := json.Unmarshal(line, &r); err != nil {
 		answer(conn, &Answer{Error: fmt.Sprintf("read request: %v", err)})
@@ -301,7 +337,14 @@ func (s *Supervisor) movedTo() string {
 }
 
 func (s *Supervisor) status() *Answer {
-	a := &Answer{Status: StatusRunning, Pid: s.pid, TTY: s.record.TTY}
+	a := &Answer{Status: StatusRunning, Pid: s.pidNow(), TTY: s.record.TTY}
+	if s.arrival != nil {
+		select {
+		case <-s.arrival.finished:
+		default:
+			a.Status = StatusArriving
+		}
+	}
 	select {
 	case <-s.ended:
 		a.Status, a.Code = StatusStopped, s.code
