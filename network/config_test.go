@@ -20,10 +20,12 @@ func TestParseFlag(t *testing.T) {
 		err  string // a part of it
 	}{
 		{flag: "bridge=br0,ip=10.0.0.2/24,mac=02:00:00:00:00:01,gateway=10.0.0.1", want: Config{
-			Bridge: "br0", Link: "eth0", MAC: "02:00:00:00:00:01", Addresses: []netip.Prefix{prefix("10.0.0.2/24")}, Gateways: []netip.Addr{addr("10.0.0.1")}}},
+			Bridge: "br0", Link: "eth0", MAC: "02:00:00:00:00:01", Addresses: []netip.Prefix{prefix("10.0.0.2/24")}, Gateways: []netip.Addr{addr("10.0.0.1")},
+		}},
 		{flag: "ip=fd00::2/64,ip=10.0.0.2/32,bridge=br0,mac=02-00-00-00-00-AB,gateway=fe80::1,gateway=10.9.9.9,mtu=9000", want: Config{
 			Bridge: "br0", Link: "eth0", MAC: "02:00:00:00:00:ab", MTU: 9000,
-			Addresses: []netip.Prefix{prefix("fd00::2/64"), prefix("10.0.0.2/32")}, Gateways: []netip.Addr{addr("fe80::1"), addr("10.9.9.9")}}},
+			Addresses: []netip.Prefix{prefix("fd00::2/64"), prefix("10.0.0.2/32")}, Gateways: []netip.Addr{addr("fe80::1"), addr("10.9.9.9")},
+		}},
 		{flag: "", err: `"" is not of the form key=value`},
 		{flag: "bridge=br0", err: "ip= is missing"},
 		{flag: "ip=10.0.0.2/24", err: "bridge= is missing"},
@@ -161,10 +163,14 @@ func TestPlanIsTheDifference(t *testing.T) {
 		{"other neighbours stay", func(s *state) {
 			s.neighbours = append(s.neighbours, Neighbour{Address: addr("10.0.0.7"), MAC: "02:00:00:00:00:07"})
 		}, nil},
-		{"address", func(s *state) { s.addresses[1] = prefix("fd00::3/64") },
-			[]string{"ip -n pod addr delete fd00::3/64 dev eth0", "ip -n pod addr replace fd00::2/64 dev eth0 nodad"}},
-		{"route", func(s *state) { s.routes = append(s.routes[1:], Route{Destination: prefix("10.7.0.0/16")}) },
-			[]string{"ip -n pod route delete 10.7.0.0/16 dev eth0", "ip -n pod route replace default via 10.0.0.1 dev eth0"}},
+		{
+			"address", func(s *state) { s.addresses[1] = prefix("fd00::3/64") },
+			[]string{"ip -n pod addr delete fd00::3/64 dev eth0", "ip -n pod addr replace fd00::2/64 dev eth0 nodad"},
+		},
+		{
+			"route", func(s *state) { s.routes = append(s.routes[1:], Route{Destination: prefix("10.7.0.0/16")}) },
+			[]string{"ip -n pod route delete 10.7.0.0/16 dev eth0", "ip -n pod route replace default via 10.0.0.1 dev eth0"},
+		},
 		{"mac", func(s *state) { s.mac = "02:00:00:00:00:02" }, []string{"ip -n pod link set eth0 address 02:00:00:00:00:01"}},
 		{"mtu", func(s *state) { s.mtu, s.hostMTU = 1500, 1500 }, []string{"ip -n pod link set eth0 mtu 1400", "ip link set zap1 mtu 1400"}},
 		{"down", func(s *state) { s.linkUp, s.hostUp = false, false }, []string{"ip link set zap1 up", "ip -n pod link set eth0 up"}},

@@ -70,13 +70,6 @@ func (tp *tape) add(kind uint8, frame []byte) {
 	tp.frames = append(tp.frames, taped{kind, bytes.Clone(frame)})
 }
 
-// rewind forgets what was recorded.
-func (tp *tape) rewind() {
-	tp.mu.Lock()
-	defer tp.mu.Unlock()
-	tp.frames = nil
-}
-
 // from returns the frames that were sent by mac and arrived; those of ARP, neighbour discovery and
 // listener reports only if asked for.
 func (tp *tape) from(mac string, chatter bool) [][]byte {

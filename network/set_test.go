@@ -203,7 +203,8 @@ func TestSetAppliesTheDifference(t *testing.T) {
 		{Destination: prefix("::/0"), Gateway: addr("fe80::1"), Metric: 77},
 	}
 	c.Neighbours = []Neighbour{
-		{Address: addr("10.77.0.1"), MAC: "02:00:00:00:00:01"}, {Address: addr("10.77.0.2"), MAC: "02:00:00:00:00:02", Permanent: true},
+		{Address: addr("10.77.0.1"), MAC: "02:00:00:00:00:01"},
+		{Address: addr("10.77.0.2"), MAC: "02:00:00:00:00:02", Permanent: true},
 		{Address: addr("fd77::3"), MAC: "02:00:00:00:00:03", Router: true},
 	}
 	c.Sysctls = map[string]string{

@@ -52,6 +52,8 @@ type Answer struct {
 	Migration  string `json:"migration,omitempty"`
 	Phase      string `json:"phase,omitempty"`
 	TTY        bool   `json:"tty,omitempty"`
+	Rows       uint16 `json:"rows,omitempty"` // of the pod's terminal
+	Columns    uint16 `json:"columns,omitempty"`
 	HeldFrames int    `json:"held_frames,omitempty"`
 }
 

@@ -82,8 +82,12 @@ func podSpec() *specs.Spec {
 	s.Process.Capabilities = podCapabilities()
 	s.Mounts = keepMounts(s.Mounts, "/proc", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys")
 	s.Linux.Namespaces = []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace},
-		{Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.TimeNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.NetworkNamespace},
+		{Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.MountNamespace},
+		{Type: specs.TimeNamespace},
 	}
 	return s
 }

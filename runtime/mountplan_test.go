@@ -51,8 +51,11 @@ func readPlan(t *testing.T, text string) []mountInfo {
 
 func planSources() map[string]string {
 	return bindSources(&spec.Bundle{Dir: "/bundle", Spec: &specs.Spec{Mounts: []specs.Mount{
-		{Destination: "/proc", Type: "proc"}, {Destination: "/dev", Type: "tmpfs"}, {Destination: "/sys", Type: "sysfs"},
-		{Destination: "/data", Source: "/srv//data/", Options: []string{"rbind"}}, {Destination: "/data/own", Type: "tmpfs"},
+		{Destination: "/proc", Type: "proc"},
+		{Destination: "/dev", Type: "tmpfs"},
+		{Destination: "/sys", Type: "sysfs"},
+		{Destination: "/data", Source: "/srv//data/", Options: []string{"rbind"}},
+		{Destination: "/data/own", Type: "tmpfs"},
 		{Destination: "/etc/hosts", Source: "hosts", Type: "bind"},
 	}}})
 }

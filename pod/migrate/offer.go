@@ -44,6 +44,11 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if p.Supervised() && o.Record.TTY {
+		if a, err := pod.Ask(ctx, p.Dir(), pod.Request{Op: pod.OpStatus}); err == nil { // without it the terminal has the default size
+			o.Rows, o.Columns = a.Rows, a.Columns
+		}
+	}
 	s.checkNamespaces(state.Pid)
 	if err := s.openNetwork(ctx, o); err != nil {
 		return err
