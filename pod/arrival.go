@@ -265,7 +265,7 @@ func (s *Supervisor) discard(ctx context.Context) {
 		a.hold.Discard()
 	}
 	if a.cgroup != nil {
-		_ = a.cgroup.KillNow()
+		a.kill()
 	}
 	if a.session != nil {
 		_ = a.session.Close()

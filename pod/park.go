@@ -200,13 +200,23 @@ func (a *arrival) enter(ctx context.Context, phase string) error {
 	return nil
 }
 
+// kill kills the restored tree. Its connections go without a word, for they
+// live on at the source; what would say goodbye would keep the network namespace
+// for the minutes that TCP waits for an answer.
+func (a *arrival) kill() {
+	if pids, err := a.cgroup.Procs(); err == nil {
+		_ = Repair(pids, true)
+	}
+	_ = a.cgroup.KillNow()
+}
+
 // silence kills the restored tree while its gate is closed, so that nothing
 // that its sockets say when they die leaves the host.
 func (s *Supervisor) silence() {
 	if s.arrival.hold != nil {
 		s.arrival.hold.Discard()
 	}
-	_ = s.arrival.cgroup.KillNow()
+	s.arrival.kill()
 	_ = s.arrival.cgroup.ThawNow()
 }
 

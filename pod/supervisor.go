@@ -338,6 +338,7 @@ func (s *Supervisor) movedTo() string {
 
 func (s *Supervisor) status() *Answer {
 	a := &Answer{Status: StatusRunning, Pid: s.pidNow(), TTY: s.record.TTY}
+	a.Rows, a.Columns = s.stream.size()
 	if s.arrival != nil {
 		select {
 		case <-s.arrival.finished:

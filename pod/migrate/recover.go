@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +77,7 @@ func release(ctx context.Context, p *pod.Pod) error {
 	defer net.Close()
 	// A CRIU that was killed leaves sockets in repair mode: they answer with a
 	// reset. The lock is open only after the last of them is out of it.
-	if err := endRepair(pids); err != nil {
+	if err := pod.Repair(pids, false); err != nil {
 		return err
 	}
 	if err := cg.Thaw(ctx); err != nil {
@@ -128,57 +127,6 @@ func endCriu(ctx context.Context, j *Journal) error {
 			return fmt.Errorf("wait for criu (pid %d): %w", j.criu.Pid, context.Cause(ctx))
 		case <-time.After(2 * time.Millisecond):
 		}
-	}
-	return nil
-}
-
-// endRepair takes every TCP socket of the processes out of repair mode
-// (TCP_REPAIR, tcp(7)).
-func endRepair(pids []int) error {
-	for _, pid := range pids {
-		pidfd, err := unix.PidfdOpen(pid, 0)
-		if errors.Is(err, unix.ESRCH) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("open process %d: %w", pid, err)
-		}
-		err = endRepairOf(pidfd, pid)
-		unix.Close(pidfd)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func endRepairOf(pidfd, pid int) error {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	names, err := os.ReadDir(dir)
-	if err != nil {
-		return nil // it has ended
-	}
-	for _, name := range names {
-		target, err := os.Readlink(filepath.Join(dir, name.Name()))
-		if err != nil || len(target) < 7 || target[:7] != "socket:" {
-			continue
-		}
-		var number int
-		if _, err := fmt.Sscan(name.Name(), &number); err != nil {
-			continue
-		}
-		fd, err := unix.PidfdGetfd(pidfd, number, 0)
-		if err != nil {
-			continue
-		}
-		if mode, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR); err == nil && mode == unix.TCP_REPAIR_ON {
-			err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_OFF)
-			if err != nil {
-				unix.Close(fd)
-				return fmt.Errorf("end repair of socket %d of process %d: %w", number, pid, err)
-			}
-		}
-		unix.Close(fd)
 	}
 	return nil
 }

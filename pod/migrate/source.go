@@ -428,13 +428,14 @@ func (s *Source) tellSupervisor(ctx context.Context, peer string) error {
 }
 
 // verdictWithin is how long `zap migrate` itself tries to tell the target that
-// the pod is its own; then the guard goes on.
-const verdictWithin = time.Minute
+// the pod is its own, in times of Options.Idle (a minute by default); then the
+// guard goes on.
+const verdictWithin = 12
 
 // complete makes sure that the target runs the pod and removes it here. The
 // decision is made: neither a timeout nor an interrupt ends it.
 func (s *Source) complete(ctx context.Context, err error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verdictWithin)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verdictWithin*s.Options.Idle)
 	defer cancel()
 	var r running
 	if err == nil {

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"os"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,10 @@ func stopAt(side string, p Phase) {
 	}
 	for _, w := range strings.Split(wanted, ",") {
 		if w == side+":"+string(p) {
-			_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+			// To this very thread, which would run on for a moment if another one took the signal.
+			runtime.LockOSThread()
+			_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
+			runtime.UnlockOSThread()
 		}
 	}
 }
