@@ -1,6 +1,7 @@
 package criu
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -42,14 +43,21 @@ func ReopenByPath(dir string, files []Reopened) error {
 	if len(files) == 0 {
 		return nil
 	}
-	path := filepath.Join(dir, filesImageName)
+	return changeImage(filepath.Join(dir, filesImageName), func(data []byte) ([]byte, error) { return reopenByPath(data, files) })
+}
+
+// changeImage writes an image as change makes it, if that differs.
+func changeImage(path string, change func([]byte) ([]byte, error)) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("read image: %w", err)
 	}
-	changed, err := reopenByPath(data, files)
+	changed, err := change(data)
 	if err != nil {
-		return fmt.Errorf("read image %s: %w", filesImageName, err)
+		return fmt.Errorf("read image %s: %w", filepath.Base(path), err)
+	}
+	if bytes.Equal(changed, data) {
+		return nil
 	}
 	if err := os.WriteFile(path, changed, 0o600); err != nil {
 		return fmt.Errorf("write image: %w", err)

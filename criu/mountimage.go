@@ -39,17 +39,9 @@ func MountAnew(dir string, keys []string) error {
 		if !strings.HasPrefix(e.Name(), mountsPrefix) {
 			continue
 		}
-		path := filepath.Join(dir, e.Name())
-		data, err := os.ReadFile(path)
+		err := changeImage(filepath.Join(dir, e.Name()), func(data []byte) ([]byte, error) { return mountAnew(data, keys) })
 		if err != nil {
-			return fmt.Errorf("read image: %w", err)
-		}
-		changed, err := mountAnew(data, keys)
-		if err != nil {
-			return fmt.Errorf("read image %s: %w", e.Name(), err)
-		}
-		if err := os.WriteFile(path, changed, 0o600); err != nil {
-			return fmt.Errorf("write image: %w", err)
+			return err
 		}
 	}
 	return nil

@@ -1,10 +1,8 @@
 package criu
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -24,27 +22,14 @@ const (
 // again only when it is read, so CRIU finds no time left on it, and restores it
 // disarmed for good. Its next tick comes one interval after the restore.
 func RearmTimers(dir string) error {
-	path := filepath.Join(dir, filesImageName)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("read image: %w", err)
-	}
-	if len(data) < 8 || binary.LittleEndian.Uint32(data[4:]) != filesMagic {
-		return fmt.Errorf("read image %s: %w", filesImageName, errFileImage)
-	}
-	changed, err := mapEntries(data, errFileImage, func(entry []byte) ([]byte, error) {
-		return mapField(entry, fieldFileTimer, rearm)
+	return changeImage(filepath.Join(dir, filesImageName), func(data []byte) ([]byte, error) {
+		if len(data) < 8 || binary.LittleEndian.Uint32(data[4:]) != filesMagic {
+			return nil, errFileImage
+		}
+		return mapEntries(data, errFileImage, func(entry []byte) ([]byte, error) {
+			return mapField(entry, fieldFileTimer, rearm)
+		})
 	})
-	if err != nil {
-		return fmt.Errorf("read image %s: %w", filesImageName, err)
-	}
-	if bytes.Equal(changed, data) {
-		return nil
-	}
-	if err := os.WriteFile(path, changed, 0o600); err != nil {
-		return fmt.Errorf("write image: %w", err)
-	}
-	return nil
 }
 
 // rearm gives a timerfd_entry that has ticked and has no time left its interval.

@@ -1,0 +1,188 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/zap-migrate/zap/criu"
+	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/runtime"
+)
+
+// dump lets CRIU dump the pod: it asks before it seizes the pod, which is when
+// the pod is frozen, and when all is written, which is when the hosts decide.
+func (s *Source) dump(ctx context.Context) error {
+	if err := s.lookForStopped(); err != nil {
+		return err
+	}
+	freezer := s.cgroup.FreezerPath()
+	if s.stopped {
+		freezer = ""
+	}
+	options := runtime.DumpOptions(&runtime.DumpRequest{
+		Container: s.Pod.Container, Mounts: &s.offer.Mounts, Images: s.images, Pages: s.session.FD(0), Freezer: freezer,
+		Streams: s.offer.Record.Streams,
+	})
+	var cause error
+	memory := make(chan error, 1)
+	callbacks := criu.Callbacks{
+		PreDump: func() error {
+			if cause = s.freeze(ctx); cause != nil {
+				return cause
+			}
+			go func() { memory <- s.sendMemory(ctx) }()
+			return nil
+		},
+		QueryExternal: func() ([]string, error) {
+			if s.stopped {
+				s.files.startDelta(ctx, s.side) // only now does nothing change any more
+			}
+			return s.externalFiles()
+		},
+		PostDump: func() error {
+			s.timings.mark("dump", s.frozen)
+			cause = s.park(ctx, memory)
+			return cause
+		},
+	}
+	_, err := s.session.Dump(ctx, options, callbacks)
+	if s.journal.Phase().Decided() {
+		return nil // what CRIU says of the tree that was killed under it does not matter
+	}
+	return firstCause(ctx, cause, err, memory, s.control)
+}
+
+// externalFiles tells CRIU, with the pod stopped, which open files it shall not look into.
+func (s *Source) externalFiles() ([]string, error) {
+	pids, err := s.cgroup.Procs()
+	if err != nil {
+		return nil, err
+	}
+	if s.files.reopened, err = runtime.QueueFiles(s.Pod.State().Pid, pids, &s.offer.Mounts); err != nil {
+		return nil, err
+	}
+	var keys []string
+	for _, f := range s.files.reopened {
+		keys = append(keys, f.Key)
+	}
+	return keys, nil
+}
+
+// freeze stops the pod, cuts it from the network and tells the target that the
+// address is its own now. The clients' pause begins here.
+func (s *Source) freeze(ctx context.Context) error {
+	if err := s.journal.Enter(Frozen); err != nil {
+		return err
+	}
+	s.frozen = time.Now()
+	if err := s.cgroup.Freeze(ctx); err != nil {
+		return err
+	}
+	s.timings.mark("freeze", s.frozen)
+	// Until the target holds what comes for the pod, the pod still hears here,
+	// for its sockets are not dumped yet; but it must not answer any more.
+	if s.offer.Network != nil {
+		if err := s.net.Mute(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.control.conn.WriteJSON(frameFrozen, struct{}{}); err != nil {
+		return err
+	}
+	if !s.stopped {
+		s.files.startDelta(ctx, s.side)
+	}
+	if err := s.control.wait(ctx, frameAnnounced); err != nil {
+		return err
+	}
+	s.timings.mark("announced", s.frozen)
+	if s.offer.Network != nil {
+		// For ever, as far as the namespace of an engine goes, which stays when the pod has left.
+		if err := s.net.Lock(ctx); err != nil {
+			return err
+		}
+	}
+	if s.stopped {
+		return s.cgroup.ThawNow() // CRIU stops the pod itself
+	}
+	return nil
+}
+
+// lookForStopped notes whether a process of the pod is stopped, as a job after ^Z.
+// In a v1 freezer such a process can't be traced, so that CRIU would wait for ever:
+// it has to stop the pod without the freezer then. The pod may run for a moment
+// once more; nobody hears it.
+func (s *Source) lookForStopped() error {
+	pids, err := s.cgroup.Procs()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		state, err := pod.ProcessState(pid)
+		if err == nil && state == 'T' {
+			_, err := os.Stat(filepath.Join(s.cgroup.FreezerPath(), "freezer.state"))
+			s.stopped = err == nil
+		}
+	}
+	return nil
+}
+
+// sendMemory runs the page channel until CRIU has sent all pages.
+func (s *Source) sendMemory(ctx context.Context) error {
+	if err := s.bulk.WriteJSON(frameSection, section{Kind: sectionMemory}); err != nil {
+		return err
+	}
+	defer s.progress("memory", s.offer.Manifest.Memory)()
+	stats, err := s.sender.Run(ctx)
+	s.result.MemoryBytes = stats.Pages * int64(os.Getpagesize())
+	s.timings.mark("memory", s.frozen)
+	return err
+}
+
+// park is called with the whole pod stopped and all images written. Its nil is
+// the verdict that the pod is the target's.
+func (s *Source) park(ctx context.Context, memory <-chan error) error {
+	if err := <-memory; err != nil {
+		return fmt.Errorf("send memory: %w", err)
+	}
+	if err := s.files.sendImages(ctx, s.bulk, s.images); err != nil {
+		return err
+	}
+	s.timings.mark("sent", s.frozen)
+	if err := s.journal.Enter(Sent); err != nil {
+		return err
+	}
+	// Should CRIU die from here on, the pod must not run: the freezer holds it.
+	if err := fence(s.cgroup); err != nil {
+		return err
+	}
+	if err := s.tellSupervisor(ctx, s.Options.Peer); err != nil {
+		return err
+	}
+	var p prepared
+	if err := s.control.expect(ctx, framePrepared, &p); err != nil {
+		return err
+	}
+	s.timings.mark("prepared", s.frozen)
+	s.timings.add("target_", p.Timings)
+	return s.commit()
+}
+
+// commit makes the pod the target's: durable first, then the processes here
+// are killed, then the target is told.
+func (s *Source) commit() error {
+	if err := s.journal.Enter(Committed); err != nil {
+		return err
+	}
+	if err := kill(s.cgroup); err != nil {
+		s.Log.Error("kill the pod's processes", "pod", s.Pod.ID(), "error", err.Error())
+	}
+	if err := s.control.conn.WriteJSON(frameCommit, struct{}{}); err != nil {
+		s.Log.Warn("tell the target to go on", "error", err.Error())
+	}
+	s.timings.mark("commit", s.frozen)
+	return nil
+}
