@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -58,7 +60,10 @@ func viewPod(p *pod.Pod) podView {
 		Name: p.ID(), Status: string(p.Status()), Pid: state.Pid, Created: state.Created, Addresses: []string{},
 		Moves: p.Record.Moves, From: p.Record.From,
 	}
-	if v.Status == pod.StatusStopped {
+	if m, err := moveOf(p.Dir()); err == nil && m != nil {
+		v.Status = m.status
+	}
+	if p.Status() == pod.StatusStopped {
 		v.Pid = 0
 	}
 	if p.Record.Exit != nil {
@@ -109,9 +114,12 @@ func listPods(g *globals) ([]podView, error) {
 	rt := runtime.New(g.root, g.log)
 	all, err := rt.List()
 	if err != nil {
-		return nil, err
+		g.log.Warn("list pods", "error", err.Error()) // of those that can't be read; the others are listed
 	}
-	views := []podView{}
+	views, err := arrivingPods(rt)
+	if err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
 	for _, c := range all {
 		p, err := pod.Load(rt, c.ID())
 		if err != nil {
@@ -120,7 +128,8 @@ func listPods(g *globals) ([]podView, error) {
 		}
 		views = append(views, viewPod(p))
 	}
-	return views, nil
+	slices.SortFunc(views, func(a, b podView) int { return strings.Compare(a.Name, b.Name) })
+	return append([]podView{}, views...), nil // an empty list, not null, in JSON
 }
 
 func podTable(out io.Writer, views []podView) error {

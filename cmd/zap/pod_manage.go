@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/pod/migrate"
 	"github.com/zap-migrate/zap/runtime"
 )
 
@@ -86,10 +87,23 @@ func newPodRemoveCommand(g *globals) *cobra.Command {
 	return cmd
 }
 
+// removeWithin bounds the removal of one pod.
+const removeWithin = 60 * time.Second
+
 func removePod(ctx context.Context, g *globals, name string, force bool) error {
+	ctx, cancel := context.WithTimeout(ctx, removeWithin)
+	defer cancel()
 	rt := runtime.New(g.root, g.log)
+	if err := checkMove(rt, name, force); err != nil {
+		return err
+	}
+	if force {
+		if err := migrate.CallOff(ctx, rt, name, dialJournal, g.log); err != nil {
+			return err
+		}
+	}
 	p, err := pod.Load(rt, name)
-	if errors.Is(err, os.ErrNotExist) && force {
+	if errors.Is(err, runtime.ErrNotExist) && force {
 		return nil
 	}
 	if err != nil {
@@ -98,10 +112,25 @@ func removePod(ctx context.Context, g *globals, name string, force bool) error {
 	if p.Status() != pod.StatusStopped && !force {
 		return fmt.Errorf("it is %s (--force ends it)", p.Status())
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
 	if err := p.End(ctx); err != nil {
 		return err
 	}
 	return p.Delete(ctx, true)
+}
+
+// checkMove refuses to remove a pod that is in a move, unless it is forced.
+func checkMove(rt *runtime.Runtime, name string, force bool) error {
+	if err := runtime.CheckID(name); err != nil || force {
+		return err
+	}
+	switch m, err := moveOf(rt.Dir(name)); {
+	case err != nil:
+		return err
+	case m == nil:
+		return nil
+	case m.status == pod.StatusArriving:
+		return fmt.Errorf("it is arriving from %s, in phase %s (--force drops it)", m.Peer, m.phase)
+	default:
+		return fmt.Errorf("it is moving to %s, in phase %s (--force calls the move off)", m.Peer, m.phase)
+	}
 }
