@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/pod/migrate"
 	"github.com/zap-migrate/zap/runtime"
 )
 
@@ -60,7 +61,7 @@ func viewPod(p *pod.Pod) podView {
 		Name: p.ID(), Status: string(p.Status()), Pid: state.Pid, Created: state.Created, Addresses: []string{},
 		Moves: p.Record.Moves, From: p.Record.From,
 	}
-	if m, err := moveOf(p.Dir()); err == nil && m != nil {
+	if m, err := moveOf(p.Dir()); err == nil && m != nil && m.phase != migrate.Aborted { // the pod goes on, only the target has to hear of it
 		v.Status = m.status
 	}
 	if p.Status() == pod.StatusStopped {
