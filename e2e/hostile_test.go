@@ -122,6 +122,7 @@ func TestMigrateWithWrongKeys(t *testing.T) {
 	tr.run(Binary(t), "keys", "init", tr.Path("other"), "alpha")
 	pod := Pod{Name: tr.PodName("keys"), Rootfs: RedisRootfs(t), Number: 71, Args: redisArgs()}
 	tr.alpha.RunPod(t, pod)
+	NewCounter(t, tr.client, pod.Addr(6379), "n", time.Second).WantProgress(t) // redis has given itself its name
 	running := tr.alpha.Inventory(t)
 	r := tr.alpha.TryZap(t, "migrate", "--tls", tr.Path("other", "alpha"), pod.Name, tr.beta.Peer())
 	if r.Err == nil || !strings.Contains(r.Stderr, tr.beta.Peer()) || strings.Contains(r.Stderr, "panic") {

@@ -282,6 +282,7 @@ func (s *Supervisor) discard(ctx context.Context) {
 	}
 	if s.net != nil {
 		_ = s.net.Remove(ctx)
+		_ = s.net.Abandon()
 		_ = s.net.Close()
 	}
 	if s.stream != nil {

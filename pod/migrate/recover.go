@@ -312,6 +312,10 @@ func (r *recovery) finish(ctx context.Context) error {
 	}
 	cg, err := r.pod.Cgroup()
 	if err == nil {
+		// What CRIU let go of is out of repair mode and would say goodbye.
+		if pids, perr := cg.Procs(); perr == nil {
+			_ = pod.Repair(pids, true)
+		}
 		err = kill(cg)
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

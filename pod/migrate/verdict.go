@@ -21,9 +21,9 @@ func (s *Source) tellSupervisor(ctx context.Context, peer string) error {
 }
 
 // verdictWithin is how long `zap migrate` itself tries to tell the target that
-// the pod is its own, in times of Options.Idle (a minute by default); then the
+// the pod is its own, in times of Options.Idle (20 s by default); then the
 // guard goes on.
-const verdictWithin = 12
+const verdictWithin = 4
 
 // complete makes sure that the target runs the pod and removes it here. The
 // decision is made: neither a timeout nor an interrupt ends it.
