@@ -21,10 +21,7 @@ const (
 
 // WriteFrame sends one frame of an attached connection.
 func WriteFrame(w io.Writer, kind byte, data []byte) error {
-	head := make([]byte, 5, 5+len(data))
-	head[0] = kind
-	binary.BigEndian.PutUint32(head[1:], uint32(len(data)))
-	_, err := w.Write(append(head, data...))
+	_, err := w.Write(frame(kind, data))
 	return err
 }
 

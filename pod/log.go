@@ -2,10 +2,8 @@ package pod
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync"
 	"time"
@@ -13,34 +11,55 @@ import (
 
 // A pod's log has one line per line of output, in the form that CRI uses:
 // time, stream ("stdout" or "stderr"), F for a full line or P for a part of
-// one, and the text.
+// one, and the text. When it has logMax bytes it becomes the old log, in the
+// place of the one before, and a new one begins.
 const (
 	logTimeFormat = "2006-01-02T15:04:05.000000000Z07:00"
-	logLineMax    = 16 << 10
+	logLineMax    = 16 << 10 // bytes of text in a line; longer ones are split
+	logMax        = 64 << 20
 )
+
+// OldLogPath is where the log at path goes when it is full.
+func OldLogPath(path string) string { return path + ".1" }
 
 // logWriter appends to a pod's log. It is safe for use by several goroutines.
 type logWriter struct {
+	path string
+	max  int64
+
 	mu   sync.Mutex
-	file *os.File
+	file *os.File // nil until something is written, because what moves in has first to come
 	size int64
 	buf  []byte
 }
 
-func openLog(path string) (*logWriter, error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+func newLog(path string) *logWriter { return &logWriter{path: path, max: logMax} }
+
+// open opens the log, which it makes if there is none.
+func (l *logWriter) open() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.openLocked()
+}
+
+func (l *logWriter) openLocked() error {
+	if l.file != nil {
+		return nil
+	}
+	file, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
+		return fmt.Errorf("open log: %w", err)
 	}
 	info, err := file.Stat()
 	if err != nil {
 		file.Close()
-		return nil, fmt.Errorf("open log: %w", err)
+		return fmt.Errorf("open log: %w", err)
 	}
-	return &logWriter{file: file, size: info.Size()}, nil
+	l.file, l.size = file, info.Size()
+	return nil
 }
 
-// write adds what a stream said; lines longer than logLineMax are split.
+// write adds what a stream said. After a failure nothing of it is there.
 func (l *logWriter) write(stream string, data []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -49,141 +68,54 @@ func (l *logWriter) write(stream string, data []byte) error {
 	for len(data) > 0 {
 		line, tag := data, byte('P')
 		if i := bytes.IndexByte(data, '\n'); i >= 0 {
-			line, tag, data = data[:i], 'F', data[i+1:]
-		} else {
-			data = nil
+			line, tag = data[:i], 'F'
+		}
+		if len(line) > logLineMax {
+			line, tag = line[:logLineMax], 'P'
+		}
+		if data = data[len(line):]; tag == 'F' {
+			data = data[1:]
 		}
 		l.buf = append(append(l.buf, stamp...), ' ')
 		l.buf = append(append(l.buf, stream...), ' ', tag, ' ')
 		l.buf = append(append(l.buf, line...), '\n')
 	}
+	if l.size > 0 && l.size+int64(len(l.buf)) > l.max {
+		l.rotate()
+	}
+	if err := l.openLocked(); err != nil {
+		return err
+	}
 	n, err := l.file.Write(l.buf)
+	if err != nil && n > 0 {
+		err = errors.Join(err, l.file.Truncate(l.size))
+		n = 0
+	}
 	l.size += int64(n)
 	return err
 }
 
-// sync waits for writes under way and returns the log's size in bytes.
-func (l *logWriter) sync() int64 {
+// rotate makes room for a new log. If it can't, the log grows.
+func (l *logWriter) rotate() {
+	if l.file == nil || os.Rename(l.path, OldLogPath(l.path)) != nil {
+		return
+	}
+	l.file.Close()
+	l.file, l.size = nil, 0
+}
+
+// written is the size of the log in bytes.
+func (l *logWriter) written() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.size
 }
 
-func (l *logWriter) close() error { return l.file.Close() }
-
-// LogOptions choose what ReadLog prints.
-type LogOptions struct {
-	Follow     bool // go on until the pod ends
-	Timestamps bool
-	Tail       int // only the last lines; negative: all
-	// Done tells, with Follow, that no more will come.
-	Done func() bool
-}
-
-// ReadLog prints the log at path: what was standard output to out, the rest to errs.
-func ReadLog(ctx context.Context, path string, out, errs io.Writer, o LogOptions) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("read log: %w", err)
+func (l *logWriter) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file == nil {
+		return nil
 	}
-	defer file.Close()
-	if o.Tail >= 0 {
-		if err := seekTail(file, o.Tail); err != nil {
-			return fmt.Errorf("read log: %w", err)
-		}
-	}
-	printer := &logPrinter{out: out, errs: errs, stamps: o.Timestamps, fresh: true}
-	chunk := make([]byte, 64<<10)
-	ended := false
-	for {
-		n, err := file.Read(chunk)
-		if perr := printer.feed(chunk[:n]); perr != nil {
-			return perr
-		}
-		switch {
-		case err == nil:
-			continue
-		case !errors.Is(err, io.EOF):
-			return fmt.Errorf("read log: %w", err)
-		case !o.Follow || ended:
-			return nil
-		}
-		ended = o.Done != nil && o.Done()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-// seekTail leaves file at the start of its last n lines.
-func seekTail(file *os.File, n int) error {
-	end, err := file.Seek(0, io.SeekEnd)
-	if err != nil || n == 0 {
-		return err
-	}
-	chunk := make([]byte, 64<<10)
-	lines, pos := 0, end
-	for pos > 0 {
-		size := min(int64(len(chunk)), pos)
-		pos -= size
-		if _, err := file.ReadAt(chunk[:size], pos); err != nil {
-			return err
-		}
-		for i := size - 1; i >= 0; i-- {
-			if chunk[i] == '\n' && pos+i != end-1 {
-				if lines++; lines == n {
-					_, err = file.Seek(pos+i+1, io.SeekStart)
-					return err
-				}
-			}
-		}
-	}
-	_, err = file.Seek(0, io.SeekStart)
-	return err
-}
-
-// logPrinter turns log lines back into the output they hold.
-type logPrinter struct {
-	out, errs io.Writer
-	stamps    bool
-	fresh     bool // the next text begins a line
-	rest      []byte
-}
-
-func (p *logPrinter) feed(data []byte) error {
-	p.rest = append(p.rest, data...)
-	for {
-		i := bytes.IndexByte(p.rest, '\n')
-		if i < 0 {
-			return nil
-		}
-		if err := p.line(p.rest[:i]); err != nil {
-			return err
-		}
-		p.rest = p.rest[i+1:]
-	}
-}
-
-func (p *logPrinter) line(line []byte) error {
-	fields := bytes.SplitN(line, []byte(" "), 4)
-	if len(fields) != 4 {
-		return fmt.Errorf("read log: line %.40q is not of a pod's log", line)
-	}
-	var text []byte
-	if p.stamps && p.fresh {
-		text = append(append(text, fields[0]...), ' ')
-	}
-	text = append(text, fields[3]...)
-	p.fresh = string(fields[2]) == "F"
-	if p.fresh {
-		text = append(text, '\n')
-	}
-	w := p.out
-	if string(fields[1]) == "stderr" {
-		w = p.errs
-	}
-	_, err := w.Write(text)
-	return err
+	return l.file.Close()
 }

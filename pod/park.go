@@ -240,6 +240,7 @@ func (s *Supervisor) writeDown(ctx context.Context) error {
 // settle records the pod, which has resumed, as running here.
 func (s *Supervisor) settle(resumed time.Time) {
 	a := s.arrival
+	_ = s.stream.log.open() // a reader finds it, even when the pod has written nothing
 	s.stream.start()
 	if a.job.Rows > 0 {
 		_ = s.stream.resize(a.job.Rows, a.job.Columns)

@@ -29,15 +29,22 @@ type streams struct {
 	input   *os.File    // to the pod's standard input; nil when closed
 	master  *os.File    // the terminal's master
 	outputs [2]*os.File // from the pod's standard output and error; nil for those that are /dev/null
-	clients map[net.Conn]struct{}
+	clients map[net.Conn]*client
+	last    []byte // the frame that ended all, once it was sent
+	hurried bool   // the output is being drained
 	readers sync.WaitGroup
+	space   chan struct{} // a client has taken a frame
+}
+
+func newStreams(log *logWriter) *streams {
+	return &streams{log: log, clients: map[net.Conn]*client{}, space: make(chan struct{}, 1)}
 }
 
 // newPipes makes the pipes of a pod without a terminal, for those of its
 // streams that are not /dev/null. Unless stdin is wanted, the pod reads an end
 // of file at once.
 func newPipes(log *logWriter, stdin bool, null [3]bool) (*streams, error) {
-	s := &streams{log: log, clients: map[net.Conn]struct{}{}}
+	s := newStreams(log)
 	for i := range s.child {
 		var err error
 		switch {
@@ -64,7 +71,9 @@ func newPipes(log *logWriter, stdin bool, null [3]bool) (*streams, error) {
 // newTerminal makes the streams of a pod with a terminal, whose master comes
 // later by setMaster. Relayed is as in Record.
 func newTerminal(log *logWriter, relayed bool) *streams {
-	return &streams{log: log, relayed: relayed, clients: map[net.Conn]struct{}{}}
+	s := newStreams(log)
+	s.relayed = relayed
+	return s
 }
 
 // identities is how CRIU names the files that the pod has for its streams.
@@ -120,26 +129,33 @@ func (s *streams) start() {
 	}
 }
 
+// read delivers what comes from f until it ends. Taking bytes out of f and
+// delivering them is one step for drain.
 func (s *streams) read(f *os.File, stream string, kind byte) {
-	s.readers.Add(1)
-	go func() {
-		defer s.readers.Done()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	s.readers.Go(func() {
 		buf := make([]byte, 32<<10)
-		for {
-			n, err := f.Read(buf)
-			if n > 0 {
-				s.deliver(stream, kind, buf[:n])
-			}
-			if err != nil {
-				return
-			}
+		for over := false; !over; {
+			s.awaitRoom()
+			err := raw.Read(func(fd uintptr) bool {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				n, err := unix.Read(int(fd), buf)
+				if n > 0 {
+					s.deliverLocked(stream, kind, buf[:n])
+				}
+				over = n == 0 && err == nil || err != nil && err != unix.EAGAIN && err != unix.EINTR
+				return err != unix.EAGAIN
+			})
+			over = over || err != nil // f was closed
 		}
-	}()
+	})
 }
 
-func (s *streams) deliver(stream string, kind byte, data []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *streams) deliverLocked(stream string, kind byte, data []byte) {
 	_ = s.log.write(stream, data) // a full disk must not stop the pod
 	if s.relayed && s.cooked() {
 		data = bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n"))
@@ -157,41 +173,6 @@ func (s *streams) cooked() (yes bool) {
 		yes = err == nil && t.Oflag&unix.OPOST != 0 && t.Oflag&unix.ONLCR == 0
 	})
 	return yes
-}
-
-// sendLocked hands a frame to every attached client; one that does not read is let go.
-func (s *streams) sendLocked(kind byte, data []byte) {
-	for c := range s.clients {
-		c.SetWriteDeadline(time.Now().Add(2 * time.Second))
-		if WriteFrame(c, kind, data) != nil {
-			delete(s.clients, c)
-			c.Close()
-		}
-	}
-}
-
-// end sends the last frame to all clients and closes them.
-func (s *streams) end(kind byte, data []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sendLocked(kind, data)
-	for c := range s.clients {
-		c.Close()
-	}
-	s.clients = map[net.Conn]struct{}{}
-}
-
-func (s *streams) attach(c net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.clients[c] = struct{}{}
-}
-
-func (s *streams) detach(c net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.clients, c)
-	c.Close()
 }
 
 // write sends bytes to the pod's standard input; none closes it.
@@ -252,28 +233,37 @@ func withFd(file *os.File, f func(fd int)) {
 // drain waits, at most for the time given, until everything that the pod has
 // written is in the log, and returns the log's size. The pod is frozen by now.
 func (s *streams) drain(limit time.Duration) int64 {
-	s.mu.Lock()
-	files := append(s.outputs[:len(s.outputs):len(s.outputs)], s.master)
-	s.mu.Unlock()
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
-		waiting := 0
-		for _, f := range files {
-			if f == nil {
-				continue
-			}
-			withFd(f, func(fd int) {
-				if n, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
-					waiting += n
-				}
-			})
-		}
-		if waiting == 0 {
-			break
+	s.hurry(true)
+	defer s.hurry(false)
+	for end := time.Now().Add(limit); ; time.Sleep(100 * time.Microsecond) {
+		if size, empty := s.drained(); empty || time.Now().After(end) {
+			return size
 		}
 	}
-	s.mu.Lock() // a delivery under way ends first
+}
+
+func (s *streams) hurry(on bool) {
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.log.sync()
+	s.hurried = on
+}
+
+// drained returns the log's size and says whether nothing waits to go there.
+func (s *streams) drained() (size int64, empty bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := 0
+	for _, f := range []*os.File{s.outputs[0], s.outputs[1], s.master} {
+		if f == nil {
+			continue
+		}
+		withFd(f, func(fd int) {
+			if n, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
+				waiting += n
+			}
+		})
+	}
+	return s.log.written(), waiting == 0
 }
 
 // waitOutput waits, at most a second, until everything that the pod has
@@ -290,15 +280,16 @@ func (s *streams) waitOutput() {
 // close ends everything; the readers end with their files.
 func (s *streams) close() {
 	s.mu.Lock()
-	for _, f := range append(append(s.child[:], s.outputs[:]...), s.input, s.master) {
+	files := append(append(s.child[:], s.outputs[:]...), s.input, s.master)
+	s.input, s.master, s.outputs, s.child = nil, nil, [2]*os.File{}, [3]*os.File{}
+	for conn := range s.clients {
+		s.detachLocked(conn)
+	}
+	s.mu.Unlock()
+	for _, f := range files { // a reader may want the lock before it lets go of its file
 		if f != nil {
 			f.Close()
 		}
 	}
-	s.input, s.master, s.outputs, s.child = nil, nil, [2]*os.File{}, [3]*os.File{}
-	for c := range s.clients {
-		c.Close()
-	}
-	s.mu.Unlock()
 	s.readers.Wait()
 }

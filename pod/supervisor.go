@@ -97,6 +97,9 @@ func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, e
 	if err := s.openStreams(&job.Record); err != nil {
 		return nil, err
 	}
+	if err := s.stream.log.open(); err != nil {
+		return nil, err
+	}
 	if err := s.openNetwork(ctx, job.Record.Network); err != nil {
 		return nil, err
 	}
@@ -130,14 +133,12 @@ func (s *Supervisor) boot(ctx context.Context, job *Job) (_ *net.UnixListener, e
 }
 
 func (s *Supervisor) openStreams(r *Record) error {
-	log, err := openLog(LogPath(s.dir))
-	if err != nil {
-		return err
-	}
+	log := newLog(LogPath(s.dir))
 	if r.TTY {
 		s.stream = newTerminal(log, r.Relayed)
 		return nil
 	}
+	var err error
 	s.stream, err = newPipes(log, r.Stdin, r.Null)
 	return err
 }
@@ -232,6 +233,7 @@ func (s *Supervisor) release(ctx context.Context) {
 		if s.record.Network != nil {
 			_ = s.net.Remove(ctx)
 		}
+		_ = s.net.Abandon()
 		_ = s.net.Close()
 	}
 	if s.stream != nil {

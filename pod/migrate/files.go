@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,8 +31,9 @@ type files struct {
 	reopened []criu.Reopened // open message queues
 
 	before *stream.Index // the pod's own layer as it was sent
-	logged int64         // bytes of the log that were sent
-	sent   atomic.Int64  // bytes of file content that were sent
+	log    *os.File      // the log that was sent last, and how far
+	logged int64
+	sent   atomic.Int64 // bytes of file content that were sent
 	delta  chan error
 }
 
@@ -87,41 +87,6 @@ func (f *files) sendTree(ctx context.Context, bulk *stream.Conn, s section, root
 	stats, err := stream.Send(ctx, bulk, root, change)
 	f.sent.Add(stats.Bytes)
 	return err
-}
-
-// sendLog sends the pod's log from where the last call ended.
-func (f *files) sendLog(bulk *stream.Conn) error {
-	if !f.pod.Supervised() {
-		return nil
-	}
-	file, err := os.Open(pod.LogPath(f.pod.Dir()))
-	if err != nil {
-		return fmt.Errorf("send log: %w", err)
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return fmt.Errorf("send log: %w", err)
-	}
-	size := info.Size() - f.logged
-	if err := bulk.WriteJSON(frameSection, section{Kind: sectionLog, Offset: f.logged, Size: size}); err != nil {
-		return err
-	}
-	reader := io.NewSectionReader(file, f.logged, size)
-	buf := make([]byte, 256<<10)
-	for size > 0 {
-		n, err := reader.Read(buf)
-		if err != nil {
-			return fmt.Errorf("send log: %w", err)
-		}
-		if err := bulk.WriteData(frameBytes, buf[:n]); err != nil {
-			return err
-		}
-		size -= int64(n)
-		f.logged += int64(n)
-		f.sent.Add(int64(n))
-	}
-	return nil
 }
 
 // startDelta finds and sends, beside the dump, the last state of everything but

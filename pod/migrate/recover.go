@@ -156,21 +156,19 @@ func forget(ctx context.Context, p *pod.Pod, j *Journal) (kept string, err error
 	return kept, j.Close()
 }
 
-// keepLog moves a pod's log out of its directory and returns where it is; empty
-// when the pod has none.
+// keepLog moves a pod's logs out of its directory and returns where the
+// current one is; empty when the pod has none.
 func keepLog(dir string) (kept string, err error) {
-	kept = dir + ".log"
-	err = os.Rename(pod.LogPath(dir), kept)
-	if errors.Is(err, os.ErrNotExist) {
-		if _, err := os.Stat(kept); err != nil {
-			return "", nil
+	from, kept := pod.LogPath(dir), dir+".log"
+	for _, move := range [][2]string{{pod.OldLogPath(from), pod.OldLogPath(kept)}, {from, kept}} {
+		if err := os.Rename(move[0], move[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("keep log: %w", err)
 		}
-		return kept, nil // by a call before this one
 	}
-	if err != nil {
-		return "", fmt.Errorf("keep log: %w", err)
+	if _, err := os.Stat(kept); err != nil {
+		return "", nil
 	}
-	return kept, nil
+	return kept, nil // by this call or one before
 }
 
 // errSuperseded says that somebody else has brought the move to its end.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
@@ -145,20 +146,39 @@ func storeBytes(conn *stream.Conn, s *section, limit int64, take func([]byte) er
 	return nil
 }
 
-// storeLog writes to the pod's log from the section's offset on, which is where
-// it ends.
+// storeLog writes to one of the pod's logs from the section's offset on, which
+// is where it ends, or 0 to replace it.
 func (in *incoming) storeLog(conn *stream.Conn, s *section) error {
-	file, err := os.OpenFile(pod.LogPath(in.dir), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	path := pod.LogPath(in.dir)
+	if s.Rotate {
+		if err := os.Rename(path, pod.OldLogPath(path)); err != nil {
+			return fmt.Errorf("store log: %w", err)
+		}
+	}
+	switch s.Name {
+	case "":
+	case oldLog:
+		path = pod.OldLogPath(path)
+	default:
+		return fmt.Errorf("%s sent a log called %q", conn, s.Name)
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("store log: %w", err)
 	}
 	defer file.Close()
 	info, err := file.Stat()
+	if err == nil && s.Offset != 0 && s.Offset != info.Size() {
+		return fmt.Errorf("%s sent the log from %d on, where %d bytes have come", conn, s.Offset, info.Size())
+	}
+	if err == nil {
+		err = file.Truncate(s.Offset)
+	}
+	if err == nil {
+		_, err = file.Seek(0, io.SeekEnd)
+	}
 	if err != nil {
 		return fmt.Errorf("store log: %w", err)
-	}
-	if s.Offset != info.Size() {
-		return fmt.Errorf("%s sent the log from %d on, where %d bytes have come", conn, s.Offset, info.Size())
 	}
 	return storeBytes(conn, s, maxLog-s.Offset, func(b []byte) error {
 		_, err := file.Write(b)
@@ -167,7 +187,7 @@ func (in *incoming) storeLog(conn *stream.Conn, s *section) error {
 }
 
 const (
-	maxLog        = 1 << 40
+	maxLog        = 1 << 30 // of one log; pod.logWriter begins a new one long before
 	maxQueueBytes = 8 << 20 // of the pod's message queues, as JSON
 )
 

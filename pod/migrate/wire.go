@@ -77,7 +77,7 @@ type phaseNote struct {
 const (
 	sectionLayer  = "layer"  // a lower layer, named by its digest
 	sectionUpper  = "upper"  // the pod's own layer: first whole, then what changed
-	sectionLog    = "log"    // the pod's log from Offset on
+	sectionLog    = "log"    // the pod's log, or with the name "old" the old one, from Offset on
 	sectionTree   = "tree"   // the content of the tmpfs mount called Name
 	sectionLive   = "live"   // all that goes over before the freeze has; without content
 	sectionMemory = "memory" // the page channel
@@ -86,12 +86,16 @@ const (
 	sectionEnd    = "end"    // everything has been sent
 )
 
+// oldLog is the name of the old log's section.
+const oldLog = "old"
+
 type section struct {
 	Kind   string `json:"kind"`
 	Name   string `json:"name,omitempty"`
 	Offset int64  `json:"offset,omitempty"`
 	Size   int64  `json:"size,omitempty"`
-	Final  bool   `json:"final,omitempty"` // of the upper layer: the pod is frozen, this is its last state
+	Final  bool   `json:"final,omitempty"`  // of the upper layer: the pod is frozen, this is its last state
+	Rotate bool   `json:"rotate,omitempty"` // of the log: the one that came before is the old one now
 }
 
 type prepared struct {

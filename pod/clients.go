@@ -1,0 +1,126 @@
+package pod
+
+import (
+	"encoding/binary"
+	"net"
+	"time"
+)
+
+const (
+	clientQueue  = 64              // frames that a client may be behind
+	clientWithin = 2 * time.Second // for a client to take a frame
+)
+
+// client is an attached connection. Frames go to it through a queue, so that one
+// that does not read holds up neither the log nor a move, and only for a
+// short time the pod.
+type client struct {
+	conn  net.Conn
+	queue chan []byte // closed by whoever takes the client out of the map
+}
+
+// send hands a frame over if there is room.
+func (c *client) send(frame []byte) bool {
+	select {
+	case c.queue <- frame:
+		return true
+	default:
+		return false
+	}
+}
+
+// frame is the bytes of one frame.
+func frame(kind byte, data []byte) []byte {
+	b := make([]byte, 5, 5+len(data))
+	b[0] = kind
+	binary.BigEndian.PutUint32(b[1:], uint32(len(data)))
+	return append(b, data...)
+}
+
+// attach gives c everything that the pod writes from now on.
+func (s *streams) attach(conn net.Conn) {
+	c := &client{conn: conn, queue: make(chan []byte, clientQueue)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.clients[conn] = c; s.last != nil { // it came a moment too late
+		c.send(s.last)
+		s.detachLocked(conn)
+	}
+	go s.feed(c)
+}
+
+// feed writes a client's queue to its connection, and closes that in the end.
+func (s *streams) feed(c *client) {
+	defer c.conn.Close()
+	for frame := range c.queue {
+		_ = c.conn.SetWriteDeadline(time.Now().Add(clientWithin))
+		if _, err := c.conn.Write(frame); err != nil {
+			s.detach(c.conn)
+			return
+		}
+		select {
+		case s.space <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// detach lets a client go, when it has got what is in its queue.
+func (s *streams) detach(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.detachLocked(conn)
+}
+
+func (s *streams) detachLocked(conn net.Conn) {
+	if c := s.clients[conn]; c != nil {
+		delete(s.clients, conn)
+		close(c.queue)
+	}
+}
+
+// sendLocked hands a frame to every client; one that is too far behind is let go.
+func (s *streams) sendLocked(kind byte, data []byte) {
+	if len(s.clients) == 0 {
+		return
+	}
+	f := frame(kind, data)
+	for conn, c := range s.clients {
+		if !c.send(f) {
+			s.detachLocked(conn)
+		}
+	}
+}
+
+// end sends the last frame to all clients and lets them go.
+func (s *streams) end(kind byte, data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = frame(kind, data)
+	s.sendLocked(kind, data)
+	for conn := range s.clients {
+		s.detachLocked(conn)
+	}
+}
+
+// awaitRoom waits while a client is far behind, which holds the pod's output up
+// as a slow terminal does; not while the output is being drained.
+func (s *streams) awaitRoom() {
+	for s.crowded() {
+		select {
+		case <-s.space:
+		case <-time.After(10 * time.Millisecond): // another reader took the word, or draining began
+		}
+	}
+}
+
+func (s *streams) crowded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.clients {
+		if len(c.queue) > clientQueue/2 && !s.hurried {
+			return true
+		}
+	}
+	return false
+}

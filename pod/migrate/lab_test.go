@@ -1,0 +1,71 @@
+package migrate
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/zap-migrate/zap/network/stream"
+	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/runtime"
+)
+
+// patience bounds every wait of the tests.
+const patience = 20 * time.Second
+
+// pair is both ends of a connection over loopback.
+func pair(t *testing.T) (a, b *stream.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b = stream.NewConn(near), stream.NewConn(far)
+	a.SetIdle(patience)
+	b.SetIdle(patience)
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// testPod is a pod of zap's that has ended, as its files tell, in a root directory of its own.
+func testPod(t *testing.T, name string) (*runtime.Runtime, *pod.Pod) {
+	t.Helper()
+	rt := runtime.New(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err := os.Mkdir(rt.Dir(name), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	state := fmt.Sprintf(`{"version":1,"id":%q,"bundle":{"dir":"/","spec":{}},"cgroupPath":"/zap/test-%d-%s","pod":{"uid":"1","streams":["","",""]}}`, name, os.Getpid(), name)
+	if err := os.WriteFile(filepath.Join(rt.Dir(name), "state.json"), []byte(state), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := pod.Load(rt, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rt, p
+}
+
+// within fails the test when f takes too long.
+func within(t *testing.T, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatalf("%s does not end", what)
+	}
+}
