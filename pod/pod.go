@@ -96,6 +96,9 @@ var namePattern = sync.OnceValue(func() *regexp.Regexp {
 // CheckName says whether name can name a pod: letters, digits, dot, dash and
 // underscore, at most 63 characters.
 func CheckName(name string) error {
+	if name == "layers" {
+		return errors.New("pod name layers: it is taken by the directory of lower layers")
+	}
 	if !namePattern().MatchString(name) {
 		return fmt.Errorf("pod name %q: use letters, digits, '.', '-' and '_', at most 63, the first a letter or digit", name)
 	}
@@ -146,13 +149,28 @@ func Load(rt *runtime.Runtime, name string) (*Pod, error) {
 // move) and so has a supervisor of its own.
 func (p *Pod) Supervised() bool { return p.Record.UID != "" }
 
-// SaveRecord writes the record into the container's state.
-func (p *Pod) SaveRecord() error {
-	raw, err := json.Marshal(&p.Record)
-	if err != nil {
-		return fmt.Errorf("encode pod record of %s: %w", p.ID(), err)
+// Update changes the pod's record as it is on disk now, where its supervisor
+// may have changed it, and keeps the result.
+func (p *Pod) Update(change func(*Record)) error {
+	var failed error
+	err := p.Save(func(s *runtime.State) {
+		var r Record
+		if len(s.Pod) > 0 {
+			failed = json.Unmarshal(s.Pod, &r)
+		}
+		if failed != nil {
+			return
+		}
+		change(&r)
+		var raw []byte
+		if raw, failed = json.Marshal(&r); failed == nil {
+			s.Pod, p.Record = raw, r
+		}
+	})
+	if failed != nil {
+		return fmt.Errorf("update record of pod %s: %w", p.ID(), failed)
 	}
-	return p.SavePod(raw)
+	return err
 }
 
 // removedName is the directory below the root in which removals end.

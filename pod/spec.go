@@ -208,17 +208,24 @@ func ParseVolume(text string) (Volume, error) {
 	return v, nil
 }
 
-// ParseSize reads a number of bytes with an optional suffix k, m, g or t (powers of 1024).
+// ParseSize reads a number of bytes with an optional suffix k, m, g or t
+// (powers of 1024), which may be followed by b or ib.
 func ParseSize(text string) (int64, error) {
-	shift := map[string]uint{"k": 10, "m": 20, "g": 30, "t": 40}
-	lower := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(text), "b"), "i")
-	var bits uint
-	if n := len(lower); n > 0 && shift[lower[n-1:]] != 0 {
-		bits, lower = shift[lower[n-1:]], lower[:n-1]
+	wrong := fmt.Errorf("size %q: write a number with an optional k, m, g or t", text)
+	digits := strings.ToLower(text)
+	number := strings.TrimRight(digits, "kmgtib")
+	bits := uint(0)
+	switch suffix := digits[len(number):]; suffix {
+	case "", "b":
+	default:
+		bits = 10 * uint(1+strings.IndexByte("kmgt", suffix[0]))
+		if rest := suffix[1:]; bits == 0 || rest != "" && rest != "b" && rest != "ib" {
+			return 0, wrong
+		}
 	}
-	n, err := strconv.ParseFloat(lower, 64)
-	if err != nil || n < 0 || n*float64(uint64(1)<<bits) > float64(1<<62) {
-		return 0, fmt.Errorf("size %q: write a number with an optional k, m, g or t", text)
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || strings.Trim(number, "0123456789.") != "" || n*float64(uint64(1)<<bits) > float64(1<<62) {
+		return 0, wrong
 	}
 	return int64(n * float64(uint64(1)<<bits)), nil
 }

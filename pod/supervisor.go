@@ -212,8 +212,8 @@ func (s *Supervisor) recordExit() {
 		s.log.Error("record exit", "pod", s.id, "error", err.Error())
 		return
 	}
-	p.Record.Exit = &Exit{Code: s.code, At: time.Now().UTC()}
-	if err := p.SaveRecord(); err != nil {
+	exit := &Exit{Code: s.code, At: time.Now().UTC()}
+	if err := p.Update(func(r *Record) { r.Exit = exit }); err != nil {
 		s.log.Error("record exit", "pod", s.id, "error", err.Error())
 	}
 }

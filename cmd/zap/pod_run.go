@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -85,6 +86,9 @@ func newJob(g *globals, f *podRunFlags, name string) (*pod.Job, error) {
 		return nil, fmt.Errorf("pod %s: the name is in use (`zap pod rm %s` removes the pod that has it)", name, name)
 	}
 	o := f.options
+	if o.CPUs < 0 || o.CPUs > maxCPUs {
+		return nil, fmt.Errorf("flag --cpus: %v is not between 0 and %d", o.CPUs, maxCPUs)
+	}
 	var err error
 	if f.memory != "" {
 		if o.Memory, err = pod.ParseSize(f.memory); err != nil {
@@ -102,12 +106,12 @@ func newJob(g *globals, f *podRunFlags, name string) (*pod.Job, error) {
 		if o.Network, err = network.ParseFlag(f.network); err != nil {
 			return nil, fmt.Errorf("flag --network: %w", err)
 		}
-		o.Network.HostLink = pod.HostLink(g.root, name)
+		o.Network.HostLink = pod.HostLink(rt.Root(), name)
 	}
 	if o.Hostname == "" && o.BundleAt == "" {
 		o.Hostname = name
 	}
-	bundle, err := pod.NewBundle(rt.Dir(name), pod.CgroupPath(g.root, name), o)
+	bundle, err := pod.NewBundle(rt.Dir(name), pod.CgroupPath(rt.Root(), name), o)
 	if err != nil {
 		return nil, err
 	}
@@ -119,22 +123,44 @@ func newJob(g *globals, f *podRunFlags, name string) (*pod.Job, error) {
 	return &pod.Job{ID: name, Bundle: bundle, Record: record}, nil
 }
 
+// maxCPUs is more processors than any machine has.
+const maxCPUs = 1 << 16
+
+// supervisorCommand is this program as the supervisor of a pod: a process of
+// its own, which keeps no directory of the caller's in use.
+func supervisorCommand(g *globals) (*exec.Cmd, error) {
+	args := []string{"--root", runtime.New(g.root, g.log).Root()}
+	if g.logPath != "" {
+		path, err := filepath.Abs(g.logPath)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--log", path, "--log-format", g.logFormat)
+	}
+	cmd := exec.Command("/proc/self/exe", append(args, "supervise")...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd, nil
+}
+
 // startPod starts the pod's supervisor and waits until the pod runs.
 func startPod(g *globals, job *pod.Job) error {
+	cmd, err := supervisorCommand(g)
+	if err != nil {
+		return err
+	}
 	jobR, jobW, err := os.Pipe()
 	if err != nil {
 		return err
 	}
+	defer jobW.Close()
 	readyR, readyW, err := os.Pipe()
 	if err != nil {
+		jobR.Close()
 		return err
 	}
-	cmd := exec.Command("/proc/self/exe", "--root", g.root, "supervise")
-	if g.logPath != "" {
-		cmd.Args = []string{"zap", "--root", g.root, "--log", g.logPath, "--log-format", g.logFormat, "supervise"}
-	}
+	defer readyR.Close()
 	cmd.ExtraFiles = []*os.File{jobR, readyW}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	jobR.Close()
 	readyW.Close()
@@ -143,19 +169,15 @@ func startPod(g *globals, job *pod.Job) error {
 	}
 	err = json.NewEncoder(jobW).Encode(job)
 	jobW.Close()
-	if err != nil {
-		return fmt.Errorf("start supervisor: %w", err)
-	}
-	answer, err := io.ReadAll(readyR)
-	readyR.Close()
-	if err != nil {
-		return fmt.Errorf("start supervisor: %w", err)
-	}
-	if len(answer) > 0 {
+	answer, rerr := io.ReadAll(readyR)
+	switch {
+	case string(answer) == podRuns:
+		return cmd.Process.Release()
+	case len(answer) > 0:
 		_ = cmd.Wait()
 		return errors.New(string(answer))
 	}
-	return cmd.Process.Release()
+	return fmt.Errorf("start supervisor: it ended without a word: %w", errors.Join(err, rerr, cmd.Wait()))
 }
 
 // afterDash takes the "--" off that separates a pod's name from its program.

@@ -22,8 +22,11 @@ import (
 // Descriptors of the supervisor that `zap pod run` starts.
 const (
 	jobDescriptor   = 3 // the job, JSON
-	readyDescriptor = 4 // the answer: empty when the pod runs, else the error
+	readyDescriptor = 4 // the answer: podRuns, or the error
 )
+
+// podRuns is a supervisor's word that the pod runs.
+const podRuns = "runs\n"
 
 func newSuperviseCommand(g *globals) *cobra.Command {
 	var arrival bool
@@ -55,6 +58,8 @@ func superviseJob(g *globals, rt *runtime.Runtime) error {
 	return pod.Supervise(context.Background(), rt, &job, g.log, func(err error) {
 		if err != nil {
 			fmt.Fprint(out, err.Error())
+		} else {
+			fmt.Fprint(out, podRuns)
 		}
 		out.Close()
 	})

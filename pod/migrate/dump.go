@@ -145,6 +145,10 @@ func (s *Source) sendMemory(ctx context.Context) error {
 // park is called with the whole pod stopped and all images written. Its nil is
 // the verdict that the pod is the target's.
 func (s *Source) park(ctx context.Context, memory <-chan error) error {
+	// Should CRIU die from here on, the pod must not run: the freezer holds it.
+	if err := fence(s.cgroup); err != nil {
+		return err
+	}
 	if err := <-memory; err != nil {
 		return fmt.Errorf("send memory: %w", err)
 	}
@@ -153,10 +157,6 @@ func (s *Source) park(ctx context.Context, memory <-chan error) error {
 	}
 	s.timings.mark("sent", s.frozen)
 	if err := s.journal.Enter(Sent); err != nil {
-		return err
-	}
-	// Should CRIU die from here on, the pod must not run: the freezer holds it.
-	if err := fence(s.cgroup); err != nil {
 		return err
 	}
 	if err := s.tellSupervisor(ctx, s.Options.Peer); err != nil {

@@ -28,6 +28,7 @@ func startGuard(root, name string) (*guard, error) {
 	defer r.Close()
 	cmd := exec.Command("/proc/self/exe", "--root", root, "guard", name)
 	cmd.ExtraFiles = []*os.File{r}
+	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		w.Close()

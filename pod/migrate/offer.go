@@ -170,8 +170,7 @@ func (s *Source) identify(b *spec.Bundle) error {
 	if err != nil || slices.Equal(layers, p.Record.Layers) {
 		return err
 	}
-	p.Record.Layers = layers
-	return p.SaveRecord()
+	return p.Update(func(r *pod.Record) { r.Layers = layers })
 }
 
 // blockers finds everything in the pod that CRIU can't carry.

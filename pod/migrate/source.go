@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/zap-migrate/zap/criu"
@@ -60,14 +61,15 @@ type Source struct {
 	frozen  time.Time
 	result  Result
 	timings timings
+	over    atomic.Bool // nothing is to be reported any more
 }
 
 // Check asks the peer whether it would take the pod and changes nothing.
 func (s *Source) Check(ctx context.Context) error {
+	defer s.close()
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	defer s.close()
 	s.offer.Check = true
 	return s.together(s.ask(ctx))
 }
@@ -90,10 +92,10 @@ func (s *Source) together(err error) error {
 // error is an *UnresolvedError.
 func (s *Source) Run(ctx context.Context) (*Result, error) {
 	began := time.Now()
+	defer s.close()
 	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
-	defer s.close()
 	if len(s.found) > 0 {
 		s.offer.Check = true // for the peer's reasons, too
 		return nil, s.together(s.ask(ctx))
@@ -241,6 +243,9 @@ func (s *Source) startSession(ctx context.Context) (err error) {
 }
 
 func (s *Source) emit(e Event) {
+	if s.over.Load() {
+		return // the result is the last line
+	}
 	e.Time = time.Now().UTC()
 	s.Events(e)
 }

@@ -49,6 +49,7 @@ func startSupervisor(root string, job *pod.ArrivalJob, images *os.File, trees []
 	}
 	cmd := exec.Command("/proc/self/exe", "--root", root, "supervise", "--arrival")
 	cmd.ExtraFiles = append([]*os.File{theirs, images}, trees...)
+	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		conn.Close()

@@ -110,6 +110,7 @@ func (s *Source) tellAbort(ctx context.Context) error {
 }
 
 func (s *Source) close() {
+	s.over.Store(true)
 	if s.control != nil {
 		s.control.close()
 	}

@@ -9,12 +9,16 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/zap-migrate/zap/network/stream"
 )
 
 // maxConnections bounds what strangers can make the server hold.
 const maxConnections = 256
+
+// acceptAgain is how long to wait when a connection can't be taken.
+const acceptAgain = 100 * time.Millisecond
 
 // Handler speaks with an authenticated peer, from, until the conversation is over.
 type Handler interface {
@@ -58,11 +62,21 @@ func (s *Server) Serve(ctx context.Context) error {
 	room := make(chan struct{}, maxConnections)
 	for {
 		raw, err := s.listener.Accept()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				raw.Close()
+			}
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept peer: %w", err)
+		case err != nil: // for want of descriptors or memory, say: pods that are here must go on
+			s.Log.Warn("accept peer", "error", err.Error())
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptAgain):
+			}
+			continue
 		}
 		select {
 		case room <- struct{}{}:
