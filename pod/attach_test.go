@@ -27,8 +27,11 @@ func TestFramesCut(t *testing.T) {
 		bytes []byte
 		want  error
 	}{
-		{nil, io.EOF}, {[]byte{FrameStdout}, io.ErrUnexpectedEOF}, {[]byte{FrameStdout, 0, 0, 0}, io.ErrUnexpectedEOF},
-		{[]byte{FrameStdout, 0, 0, 0, 1}, io.ErrUnexpectedEOF}, {[]byte{FrameStdout, 0, 0, 0, 2, 'x'}, io.ErrUnexpectedEOF},
+		{nil, io.EOF},
+		{[]byte{FrameStdout}, io.ErrUnexpectedEOF},
+		{[]byte{FrameStdout, 0, 0, 0}, io.ErrUnexpectedEOF},
+		{[]byte{FrameStdout, 0, 0, 0, 1}, io.ErrUnexpectedEOF},
+		{[]byte{FrameStdout, 0, 0, 0, 2, 'x'}, io.ErrUnexpectedEOF},
 	} {
 		if _, _, err := ReadFrame(bytes.NewReader(tt.bytes)); !errors.Is(err, tt.want) {
 			t.Errorf("% x: %v, want %v", tt.bytes, err, tt.want)
