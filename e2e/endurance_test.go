@@ -104,7 +104,7 @@ func TestEndurance(t *testing.T) {
 
 	tr.wantNothingLeft(t, tr.beta)
 	tr.alpha.WantSame(t, settled)
-	if now := machineMounts(t); now != settledMounts {
+	if now := machineMounts(t); now > settledMounts {
 		t.Errorf("the machine has %d mounts, had %d", now, settledMounts)
 	}
 	if now := stateSize(t, tr.alpha); now > settledJournal+settledJournal/4+4096 {
