@@ -38,10 +38,14 @@ func CallOff(ctx context.Context, rt *runtime.Runtime, name string, dial func(*J
 	}
 	ctx, cancel := context.WithTimeout(ctx, callOffWithin)
 	defer cancel()
-	if j.Coordinator.Alive() {
-		_ = unix.Kill(j.Coordinator.Pid, unix.SIGTERM)
+	brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	if err = j.lock(brief); errors.Is(err, ErrBusy) {
+		if j.Coordinator.Alive() {
+			_ = unix.Kill(j.Coordinator.Pid, unix.SIGTERM)
+		}
+		err = j.lock(ctx)
 	}
-	err = j.lock(ctx)
 	if errors.Is(err, ErrNoJournal) || err == nil && j.Phase().Decided() {
 		return nil
 	}

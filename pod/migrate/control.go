@@ -9,8 +9,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network/stream"
@@ -38,7 +41,7 @@ type control struct {
 }
 
 // turns is the order of the target's frames in a move.
-var turns = []uint8{frameAccept, frameReady, frameAnnounced, framePrepared, frameRunning}
+var turns = []uint8{frameAccept, frameReady, frameAnnounced, framePrepared, frameConfirmed, frameRunning}
 
 // RejectedError carries every reason why the peer will not take the pod.
 type RejectedError struct {
@@ -189,6 +192,37 @@ func (c *control) cause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.failure
+}
+
+// tcpEstablished is the state of a connection that neither side has closed
+// (TCP_ESTABLISHED in include/net/tcp_states.h).
+const tcpEstablished = 1
+
+// closed says whether the peer has closed the connection, even if frames that it
+// sent before are not all read: what they say may be long ago, for a process
+// can stand still.
+func (c *control) closed() bool {
+	below := c.conn.NetConn()
+	for {
+		if raw, ok := below.(syscall.Conn); ok {
+			return !established(raw)
+		}
+		next, ok := below.(interface{ NetConn() net.Conn })
+		if !ok {
+			return false
+		}
+		below = next.NetConn()
+	}
+}
+
+func established(conn syscall.Conn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var info *unix.TCPInfo
+	cerr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+	return cerr == nil && err == nil && info.State == tcpEstablished
 }
 
 // explainWithin is how long to wait for the peer's own words when the bulk

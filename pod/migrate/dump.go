@@ -168,6 +168,14 @@ func (s *Source) park(ctx context.Context, memory <-chan error) error {
 	}
 	s.timings.mark("prepared", s.frozen)
 	s.timings.add("target_", p.Timings)
+	// The word may have waited here while this process stood still, and the target
+	// may have given up meanwhile. What it says now, it says now.
+	if err := s.control.conn.WriteJSON(frameConfirm, struct{}{}); err != nil {
+		return err
+	}
+	if err := s.control.wait(ctx, frameConfirmed); err != nil {
+		return err
+	}
 	return s.commit()
 }
 

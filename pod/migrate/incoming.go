@@ -268,6 +268,11 @@ func (in *incoming) listen(frames chan<- uint8) {
 		case f.Type == frameAbort:
 			in.cancel(errAborted)
 			return
+		case f.Type == frameConfirm && in.phase() == Prepared:
+			if err := in.conn.WriteJSON(frameConfirmed, struct{}{}); err != nil {
+				in.cancel(err)
+				return
+			}
 		case f.Type == frameCommit && in.phase() == Prepared:
 			in.supervisor().say(pod.ArrivalCommit)
 			return
@@ -320,10 +325,10 @@ func localBundle(root, dir string, o *Offer) *spec.Bundle {
 	s.Linux = &linux
 	s.Hooks = nil // they are programs of the host that the pod was made on
 	b.Spec = &s
+	rootfs := *s.Root
+	s.Root = &rootfs
 	if b.Overlay == nil {
-		root := *s.Root
-		root.Path = filepath.Join(dir, "rootfs")
-		s.Root = &root
+		rootfs.Path = filepath.Join(dir, "rootfs")
 		return &b
 	}
 	b.Overlay = pod.LocalOverlay(dir)
@@ -334,6 +339,7 @@ func localBundle(root, dir string, o *Offer) *spec.Bundle {
 		}
 		b.Overlay.Lower = append(b.Overlay.Lower, path)
 	}
+	rootfs.Path = b.Overlay.Lower[0]
 	return &b
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"testing"
 	"time"
 
@@ -68,4 +69,27 @@ func within(t *testing.T, what string, f func()) {
 	case <-time.After(patience):
 		t.Fatalf("%s does not end", what)
 	}
+}
+
+// noLeaks wants, when the test is over, no more goroutines and descriptors to be there than now.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	count := func() (goroutines, files int) {
+		names, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return goruntime.NumGoroutine(), len(names)
+	}
+	g, f := count()
+	t.Cleanup(func() {
+		var gNow, fNow int
+		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if gNow, fNow = count(); gNow <= g && fNow <= f {
+				return
+			}
+		}
+		stacks := make([]byte, 64<<10)
+		t.Errorf("%d goroutines and %d descriptors, were %d and %d\n%s", gNow, fNow, g, f, stacks[:goruntime.Stack(stacks, true)])
+	})
 }

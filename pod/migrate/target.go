@@ -117,9 +117,11 @@ func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Of
 	err = in.run(ctx)
 	if err != nil && in.phase() != Prepared {
 		in.log.Warn("the pod did not arrive", "error", err.Error())
-		werr := conn.WriteJSON(frameFailed, failed{Reason: err.Error()})
+		var werr error
 		if errors.Is(err, errAborted) {
 			werr = conn.WriteJSON(frameDiscarded, struct{}{})
+		} else {
+			werr = conn.WriteJSON(frameFailed, failed{Reason: err.Error()})
 		}
 		return errors.Join(err, werr)
 	}

@@ -26,6 +26,8 @@ const (
 	frameFailed    uint8 = 0x1d // target: failed, and nothing of it is left
 	frameQuery     uint8 = 0x1f // source, on a new connection: query
 	frameStatus    uint8 = 0x20 // target: status
+	frameConfirm   uint8 = 0x21 // source: is the pod prepared still?
+	frameConfirmed uint8 = 0x22 // target: it is
 
 	frameSection uint8 = 0x30 // source, on the bulk connection: section
 	frameBytes   uint8 = 0x31 // source, on the bulk connection: bytes of the log
