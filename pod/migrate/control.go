@@ -9,11 +9,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 	"unicode"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network/stream"
@@ -192,37 +189,6 @@ func (c *control) cause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.failure
-}
-
-// tcpEstablished is the state of a connection that neither side has closed
-// (TCP_ESTABLISHED in include/net/tcp_states.h).
-const tcpEstablished = 1
-
-// closed says whether the peer has closed the connection, even if frames that it
-// sent before are not all read: what they say may be long ago, for a process
-// can stand still.
-func (c *control) closed() bool {
-	below := c.conn.NetConn()
-	for {
-		if raw, ok := below.(syscall.Conn); ok {
-			return !established(raw)
-		}
-		next, ok := below.(interface{ NetConn() net.Conn })
-		if !ok {
-			return false
-		}
-		below = next.NetConn()
-	}
-}
-
-func established(conn syscall.Conn) bool {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	var info *unix.TCPInfo
-	cerr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
-	return cerr == nil && err == nil && info.State == tcpEstablished
 }
 
 // explainWithin is how long to wait for the peer's own words when the bulk

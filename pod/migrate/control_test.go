@@ -2,15 +2,9 @@ package migrate
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"os"
 	"strings"
@@ -86,51 +80,6 @@ func TestControl(t *testing.T) {
 	if len(*phases) != 1 || (*phases)[0] != Accepted {
 		t.Errorf("phases %v", *phases)
 	}
-}
-
-// TestControlClosed wants a target that has gone to be noticed even by who has not read yet what it said before.
-func TestControlClosed(t *testing.T) {
-	near, far := pair(t)
-	client, server := secured(t, near, far)
-	for _, c := range []*control{{conn: near}, {conn: client}} {
-		if c.closed() {
-			t.Error("a connection that is there counts as closed")
-		}
-	}
-	write(t, server, framePrepared, nil)
-	server.Close()
-	for _, c := range []*control{{conn: near}, {conn: client}} {
-		within(t, "noticing", func() {
-			for !c.closed() {
-				time.Sleep(time.Millisecond)
-			}
-		})
-	}
-	if f, err := client.Read(); err != nil || f.Type != framePrepared {
-		t.Errorf("%+v, %v", f, err)
-	}
-}
-
-// secured puts TLS and its buffers over both ends of a connection, as peers have them.
-func secured(t *testing.T, a, b *stream.Conn) (client, server *stream.Conn) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}
-	near, far := tls.Client(stream.Buffered(a.NetConn()), config), tls.Server(stream.Buffered(b.NetConn()), config)
-	shook := make(chan error, 1)
-	go func() { shook <- far.Handshake() }()
-	if err := errors.Join(near.Handshake(), <-shook); err != nil {
-		t.Fatal(err)
-	}
-	return stream.NewConn(near), stream.NewConn(far)
 }
 
 // TestControlOutOfTurn has a target say what it can't mean.
