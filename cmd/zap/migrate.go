@@ -62,6 +62,9 @@ func newMigrateCommand(g *globals) *cobra.Command {
 			if f.format != "text" && f.format != "json" {
 				return fmt.Errorf("flag --format: %q is neither text nor json", f.format)
 			}
+			if err := checkIdle(f.idle); err != nil {
+				return err
+			}
 			if f.resolve != "" {
 				return resolveMove(cmd.Context(), g, &f, args[0])
 			}

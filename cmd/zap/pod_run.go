@@ -126,18 +126,28 @@ func newJob(g *globals, f *podRunFlags, name string) (*pod.Job, error) {
 // maxCPUs is more processors than any machine has.
 const maxCPUs = 1 << 16
 
+// ownFlags are the flags with which this program is started for a pod: they
+// hold wherever that is.
+func ownFlags(g *globals) ([]string, error) {
+	flags := []string{"--root", runtime.New(g.root, g.log).Root()}
+	if g.debug {
+		flags = append(flags, "--debug")
+	}
+	if g.logPath == "" {
+		return flags, nil
+	}
+	path, err := filepath.Abs(g.logPath)
+	return append(flags, "--log", path, "--log-format", g.logFormat), err
+}
+
 // supervisorCommand is this program as the supervisor of a pod: a process of
 // its own, which keeps no directory of the caller's in use.
 func supervisorCommand(g *globals) (*exec.Cmd, error) {
-	args := []string{"--root", runtime.New(g.root, g.log).Root()}
-	if g.logPath != "" {
-		path, err := filepath.Abs(g.logPath)
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "--log", path, "--log-format", g.logFormat)
+	flags, err := ownFlags(g)
+	if err != nil {
+		return nil, err
 	}
-	cmd := exec.Command("/proc/self/exe", append(args, "supervise")...)
+	cmd := exec.Command("/proc/self/exe", append(flags, "supervise")...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd, nil

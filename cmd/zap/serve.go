@@ -18,6 +18,16 @@ import (
 // defaultIdle is how long the other side of a move may be silent.
 const defaultIdle = 5 * time.Second
 
+// minIdle leaves room for two signs of life, which come twice a second.
+const minIdle = time.Second
+
+func checkIdle(d time.Duration) error {
+	if d < minIdle {
+		return fmt.Errorf("flag --idle: %v is less than %v", d, minIdle)
+	}
+	return nil
+}
+
 func criuCache(root string) string { return filepath.Join(root, ".criu") }
 
 func newServeCommand(g *globals) *cobra.Command {
@@ -33,6 +43,9 @@ func newServeCommand(g *globals) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
+			if err := checkIdle(idle); err != nil {
+				return err
+			}
 			binary, err := criu.Find(ctx)
 			if err != nil {
 				return err
@@ -42,8 +55,12 @@ func newServeCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			flags, err := ownFlags(g)
+			if err != nil {
+				return err
+			}
 			target := &migrate.Target{
-				Runtime: rt, Binary: binary, CacheDir: criuCache(g.root), Host: host, Idle: idle, HoldBytes: hold, Log: g.log,
+				Runtime: rt, Binary: binary, CacheDir: criuCache(rt.Root()), Flags: flags, Host: host, Idle: idle, HoldBytes: hold, Log: g.log,
 			}
 			if err := target.Sweep(ctx); err != nil {
 				g.log.Warn("remove what a crash left", "error", err.Error())

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +36,7 @@ type supervisor struct {
 
 // startSupervisor starts this program's hidden verb as a process of its own
 // that outlives serve.
-func startSupervisor(root string, job *pod.ArrivalJob, images *os.File, trees []*os.File, failed chan pod.ArrivalWord) (*supervisor, error) {
+func startSupervisor(flags []string, job *pod.ArrivalJob, images *os.File, trees []*os.File, failed chan pod.ArrivalWord) (*supervisor, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make socket pair: %w", err)
@@ -47,7 +48,7 @@ func startSupervisor(root string, job *pod.ArrivalJob, images *os.File, trees []
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/proc/self/exe", "--root", root, "supervise", "--arrival")
+	cmd := exec.Command("/proc/self/exe", append(slices.Clone(flags), "supervise", "--arrival")...)
 	cmd.ExtraFiles = append([]*os.File{theirs, images}, trees...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

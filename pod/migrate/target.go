@@ -19,6 +19,7 @@ type Target struct {
 	Runtime  *runtime.Runtime
 	Binary   *criu.Binary
 	CacheDir string
+	Flags    []string // of this program, for the supervisors that it starts: --root and where to log
 	Host     string
 	Idle     time.Duration
 	// HoldBytes bounds the frames kept for a pod during its pause.

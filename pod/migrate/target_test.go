@@ -17,8 +17,8 @@ import (
 	"github.com/zap-migrate/zap/runtime"
 )
 
-// testTarget is a target with a root directory of its own. The supervisors that it starts are this test binary, which does not
-// know their flags and ends at once.
+// testTarget is a target with a root directory of its own. The supervisors that it starts are this test binary, which TestMain
+// ends at once.
 func testTarget(t *testing.T) *Target {
 	t.Helper()
 	noLeaks(t)
