@@ -74,7 +74,7 @@ func (s *Session) request(ctx context.Context, t rpc.CriuReqType, opts *rpc.Criu
 		return nil, err
 	}
 	for limited := false; ; {
-		resp, files, err := s.wire.receive(ctx)
+		resp, files, err := s.receive(ctx)
 		if err != nil {
 			return nil, s.abandon(err)
 		}

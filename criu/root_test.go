@@ -356,6 +356,35 @@ func TestCriuKilledAtPreResumeThenNo(t *testing.T) {
 	wantGone(t, "afterwards", pids...)
 }
 
+// TestCriuKilledDuringRestore kills CRIU while the processes that it makes wait for it and hold its socket.
+func TestCriuKilledDuringRestore(t *testing.T) {
+	for _, at := range []string{setupNamespaces, postRestore} {
+		t.Run(at, func(t *testing.T) {
+			r := newRig(t)
+			r.dumpAway()
+			s, opts := r.restoring(Env{})
+			var pids []int
+			strike := func(name string, pid int) error {
+				if name != at {
+					return nil
+				}
+				pids = descendants(pid)
+				return s.proc.Kill()
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			_, err := s.Restore(ctx, opts, Callbacks{
+				SetupNamespaces: func(pid int) error { return strike(setupNamespaces, pid) },
+				PostRestore:     func(pid int) error { return strike(postRestore, pid) },
+			})
+			if err == nil || ctx.Err() != nil {
+				t.Errorf("the restore ended with %v", err)
+			}
+			wantGone(t, "afterwards", pids...)
+		})
+	}
+}
+
 func TestContextEndsRestore(t *testing.T) {
 	r := newRig(t)
 	r.dumpAway()

@@ -154,7 +154,7 @@ func (s *Session) ask(ctx context.Context, req *rpc.CriuReq) (*rpc.CriuResp, err
 	if err := s.wire.send(req); err != nil {
 		return nil, err
 	}
-	resp, files, err := s.wire.receive(ctx)
+	resp, files, err := s.receive(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +166,28 @@ func (s *Session) ask(ctx context.Context, req *rpc.CriuReq) (*rpc.CriuResp, err
 		return nil, fmt.Errorf("answer %v to a request %v", resp.GetType(), req.GetType())
 	}
 	return resp, nil
+}
+
+// receive waits for CRIU's next message. io.EOF means that there is none: CRIU
+// has ended, although a process that it was restoring, and that now waits for it,
+// may hold the other end of the socket still.
+func (s *Session) receive(ctx context.Context) (*rpc.CriuResp, []*os.File, error) {
+	waiting, ended := context.WithCancelCause(ctx)
+	defer ended(nil)
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		select {
+		case <-s.exited:
+			ended(io.EOF)
+		case <-over:
+		}
+	}()
+	resp, files, err := s.wire.receive(waiting)
+	if errors.Is(err, io.EOF) && waiting.Err() != nil {
+		return s.wire.pending() // what it said before
+	}
+	return resp, files, err
 }
 
 // Pid returns CRIU's process id.

@@ -103,6 +103,31 @@ func (w *wire) receive(ctx context.Context) (*rpc.CriuResp, []*os.File, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	return decode(data, files)
+}
+
+// pending returns a message that has come already, io.EOF if there is none.
+func (w *wire) pending() (*rpc.CriuResp, []*os.File, error) {
+	conn, err := w.f.SyscallConn()
+	if err != nil {
+		return nil, nil, fmt.Errorf("receive reply: %w", err)
+	}
+	var data []byte
+	var files []*os.File
+	var failed error
+	err = conn.Control(func(fd uintptr) { data, files, failed = readPacket(int(fd)) })
+	switch {
+	case err != nil:
+		return nil, nil, fmt.Errorf("receive reply: %w", err)
+	case errors.Is(failed, unix.EAGAIN):
+		return nil, nil, io.EOF
+	case failed != nil:
+		return nil, nil, failed
+	}
+	return decode(data, files)
+}
+
+func decode(data []byte, files []*os.File) (*rpc.CriuResp, []*os.File, error) {
 	resp := new(rpc.CriuResp)
 	if err := proto.Unmarshal(data, resp); err != nil {
 		closeAll(files)
