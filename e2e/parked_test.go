@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // attached says whether the pod's link is in the host's bridge, where it would answer for the pod's address.
@@ -86,6 +88,44 @@ func TestParkedPodComesBack(t *testing.T) {
 	s.counter.WantProgress(t)
 	s.wantNothingLeft(t, s.alpha)
 	s.wantOnlyOn(t, s.beta, s.pod.Name)
+}
+
+// TestSupervisorDies kills the process that holds a prepared pod, before and after its host has lost the source. The restored
+// processes, which stand still, must not run, and nothing of them may stay.
+func TestSupervisorDies(t *testing.T) {
+	for name, lost := range map[string]bool{"while the source is there": false, "when the source is lost": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			s.stopAt("source:Sent")
+			WaitFor(t, 30*time.Second, "the target to be prepared", func() bool { return s.targetPhase() == "Prepared" })
+			if lost {
+				WaitFor(t, 30*time.Second, "the target to leave the network", func() bool { return !attached(t, s.beta) })
+			}
+			killed := false
+			for _, p := range mustDescendants(t) {
+				if strings.HasSuffix(p.Args, " supervise --arrival") {
+					killed = true
+					if err := signalProcess(p, unix.SIGKILL); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if !killed {
+				t.Fatal("no supervisor")
+			}
+			s.goOn()
+			if r := s.move.Wait(); r.Code != 4 {
+				t.Errorf("zap migrate: %v", r)
+			}
+			if winner, _ := s.settle(); winner != s.alpha {
+				t.Errorf("the pod runs on %s", winner.Name)
+			}
+			s.counter.WantProgress(t)
+			s.wantNothingLeft(t, s.beta)
+			s.alpha.Migrate(t, s.pod.Name, s.beta, "--idle", impatience)
+			s.counter.WantProgress(t)
+		})
+	}
 }
 
 // TestMemoryLimit moves a pod that fits its limit, but not together with the CRIU that restores it, and wants the limit to be

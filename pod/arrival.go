@@ -46,6 +46,8 @@ const (
 	ArrivalAnnounced = "announced" // supervisor: frames for the pod come here and are held
 	ArrivalRestore   = "restore"   // serve: all images are there
 	ArrivalPrepared  = "prepared"  // supervisor: the tree is restored and stopped
+	ArrivalConfirm   = "confirm"   // serve: is it prepared still?
+	ArrivalConfirmed = "confirmed" // supervisor: it is
 	ArrivalCommit    = "commit"    // serve
 	ArrivalRunning   = "running"   // supervisor
 	ArrivalFailed    = "failed"    // supervisor: and everything is cleaned up

@@ -1,8 +1,11 @@
 package pod
 
 import (
+	"context"
 	"encoding/binary"
+	"io"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -16,6 +19,7 @@ const (
 // short time the pod.
 type client struct {
 	conn  net.Conn
+	first []byte      // what it gets before anything of the queue
 	queue chan []byte // closed by whoever takes the client out of the map
 }
 
@@ -37,11 +41,15 @@ func frame(kind byte, data []byte) []byte {
 	return append(b, data...)
 }
 
-// attach gives c everything that the pod writes from now on.
-func (s *streams) attach(conn net.Conn) {
-	c := &client{conn: conn, queue: make(chan []byte, clientQueue)}
+// attach sends first to conn and then everything that the pod writes from now
+// on, or with replay all that it has written, as far as the log has it.
+func (s *streams) attach(conn net.Conn, first []byte, replay bool) {
+	c := &client{conn: conn, first: first, queue: make(chan []byte, clientQueue)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if replay {
+		c.first = append(c.first, s.written()...)
+	}
 	if s.clients[conn] = c; s.last != nil { // it came a moment too late
 		c.send(s.last)
 		s.detachLocked(conn)
@@ -49,12 +57,41 @@ func (s *streams) attach(conn net.Conn) {
 	go s.feed(c)
 }
 
+// written is what the log has, as frames.
+func (s *streams) written() []byte {
+	var frames []byte
+	take := func(kind byte) io.Writer {
+		return writerFunc(func(p []byte) (int, error) {
+			for part := range slices.Chunk(p, frameMax) {
+				frames = append(frames, frame(kind, part)...)
+			}
+			return len(p), nil
+		})
+	}
+	_ = ReadLog(context.Background(), s.log.path, take(FrameStdout), take(FrameStderr), LogOptions{Tail: -1})
+	return frames
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
 // feed writes a client's queue to its connection, and closes that in the end.
 func (s *streams) feed(c *client) {
 	defer c.conn.Close()
-	for frame := range c.queue {
+	give := func(b []byte) bool {
 		_ = c.conn.SetWriteDeadline(time.Now().Add(clientWithin))
-		if _, err := c.conn.Write(frame); err != nil {
+		_, err := c.conn.Write(b)
+		return err == nil
+	}
+	for part := range slices.Chunk(c.first, frameMax) {
+		if !give(part) {
+			s.detach(c.conn)
+			return
+		}
+	}
+	for frame := range c.queue {
+		if !give(frame) {
 			s.detach(c.conn)
 			return
 		}

@@ -37,6 +37,7 @@ type Request struct {
 	Peer      string `json:"peer,omitempty"`
 	Migration string `json:"migration,omitempty"`
 	Stdin     bool   `json:"stdin,omitempty"`
+	Replay    bool   `json:"replay,omitempty"` // of an attach: begin with what the pod has written before
 	Rows      uint16 `json:"rows,omitempty"`
 	Columns   uint16 `json:"columns,omitempty"`
 }

@@ -117,8 +117,16 @@ func TestControl(t *testing.T) {
 	if a, err := Ask(ctx(t), s.dir, Request{Op: OpStatus}); err != nil || a.Status != StatusStopped || a.Code != 3 {
 		t.Errorf("status of what has ended: %+v, %v", a, err)
 	}
-	if _, err := Ask(ctx(t), s.dir, Request{Op: OpAttach}); err == nil {
-		t.Error("attached to what has ended")
+	s.stream.end(FrameExit, []byte{0, 0, 0, 3})
+	_, reader, conn, err := Dial(ctx(t), s.dir, Request{Op: OpAttach, Replay: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, want := range []string{"last words\n", "\x00\x00\x00\x03"} {
+		if _, data, err := ReadFrame(reader); string(data) != want || err != nil {
+			t.Errorf("attached to what has ended: %q, %v, want %q", data, err, want)
+		}
 	}
 }
 
@@ -134,6 +142,7 @@ func TestControlAttach(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer watcher.Close()
+	// Who has the answer is attached: nothing is missed from there on.
 	if _, err := out.WriteString("hello"); err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,9 @@ func (s *Supervisor) listen(ctx context.Context, words chan<- ArrivalWord) {
 			return
 		}
 		switch w.Word {
+		case ArrivalConfirm:
+			a.confirm()
+			continue
 		case ArrivalCommit:
 			if !a.decide(true) {
 				a.cancel(errors.New("zap serve said commit out of turn"))
@@ -69,6 +72,15 @@ func (s *Supervisor) loseServe(ctx context.Context) {
 		if err := s.net.Detach(context.WithoutCancel(ctx)); err != nil {
 			s.log.Error("detach link", "pod", s.id, "error", err.Error())
 		}
+	}
+}
+
+// confirm answers serve if the pod is prepared and nothing is decided about it.
+func (a *arrival) confirm() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.phase == phasePrepared && !a.decided {
+		a.say(ArrivalWord{Word: ArrivalConfirmed})
 	}
 }
 

@@ -130,6 +130,29 @@ func TestFirstVerdictStays(t *testing.T) {
 	}
 }
 
+// TestConfirm wants only a pod that is prepared, and about which nothing is decided, to say that it is.
+func TestConfirm(t *testing.T) {
+	for _, tt := range []struct {
+		phase   string
+		decided bool
+		want    bool
+	}{{phaseAccepted, false, false}, {phasePrepared, false, true}, {phasePrepared, true, false}, {phaseRunning, true, false}} {
+		s, serve, _, _ := arrivingPod(t, tt.phase)
+		s.arrival.decided = tt.decided
+		say(t, serve, `{"word":"confirm"}`)
+		if !tt.want {
+			if err := serve.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var w ArrivalWord
+		err := json.NewDecoder(serve).Decode(&w)
+		if (err == nil && w.Word == ArrivalConfirmed) != tt.want {
+			t.Errorf("in %s, decided: %v: %+v, %v", tt.phase, tt.decided, w, err)
+		}
+	}
+}
+
 func TestWords(t *testing.T) {
 	_, serve, _, words := arrivingPod(t, phaseAccepted)
 	say(t, serve, `{"word":"announce"}`)

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -59,7 +60,7 @@ func attached(t *testing.T, s *streams) net.Conn {
 		}
 		f.Close()
 	}
-	s.attach(conns[0])
+	s.attach(conns[0], nil, false)
 	t.Cleanup(func() { conns[0].Close(); conns[1].Close() })
 	if err := conns[1].SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
@@ -121,6 +122,43 @@ func TestStreams(t *testing.T) {
 	wantFrame(t, late, FrameExit, "\x00\x00\x00\x03")
 	if got, _ := readLog(t, s.log.path, LogOptions{Tail: -1}); got != "hello\n" {
 		t.Errorf("the log has %q", got)
+	}
+}
+
+// TestStreamsReplay attaches while the pod writes: the client gets all of it, once.
+func TestStreamsReplay(t *testing.T) {
+	s, _, out, _ := testPipes(t, false)
+	var want strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&want, "line %d\n", i)
+	}
+	fmt.Fprint(out, "line 0\n")
+	until(t, "the first line", func() bool { return s.log.written() > 0 })
+	go func() {
+		for i := 1; i < 300; i++ {
+			fmt.Fprintf(out, "line %d\n", i)
+		}
+	}()
+	near, far := net.Pipe()
+	defer near.Close()
+	if err := near.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	s.attach(far, []byte("hello\n"), true)
+	reader := bufio.NewReader(near)
+	if line, err := reader.ReadString('\n'); line != "hello\n" || err != nil {
+		t.Errorf("first %q, %v", line, err)
+	}
+	got := ""
+	for len(got) < want.Len() {
+		_, data, err := ReadFrame(reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += string(data)
+	}
+	if got != want.String() {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -356,20 +356,15 @@ func (s *Supervisor) status() *Answer {
 	return a
 }
 
-// handleAttach connects a client to the pod's streams until either ends.
+// handleAttach connects a client to the pod's streams until either ends. Of a pod
+// that has ended it gets the last frame.
 func (s *Supervisor) handleAttach(conn net.Conn, reader *bufio.Reader, r Request) {
-	select {
-	case <-s.ended:
-		answer(conn, &Answer{Error: "the pod has ended"})
-		conn.Close()
-		return
-	default:
-	}
-	if answer(conn, &Answer{Status: StatusRunning, TTY: s.record.TTY}) != nil {
+	first, err := json.Marshal(&Answer{Status: StatusRunning, TTY: s.record.TTY})
+	if err != nil {
 		conn.Close()
 		return
 	}
-	s.stream.attach(conn)
+	s.stream.attach(conn, append(first, '\n'), r.Replay)
 	defer s.stream.detach(conn)
 	if r.Rows > 0 {
 		_ = s.stream.resize(r.Rows, r.Columns)

@@ -32,7 +32,7 @@ func newPodAttachCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return attachPod(cmd.Context(), p.Dir(), !noStdin)
+			return attachPod(cmd.Context(), p.Dir(), pod.Request{Stdin: !noStdin})
 		},
 	}
 	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "only watch")
@@ -41,9 +41,9 @@ func newPodAttachCommand(g *globals) *cobra.Command {
 
 // attachPod connects this process's streams to the pod in dir until the pod
 // ends, and returns its exit code as an *exitError.
-func attachPod(ctx context.Context, dir string, stdin bool) error {
-	request := pod.Request{Op: pod.OpAttach, Stdin: stdin}
-	terminal := stdin && term.IsTerminal(int(os.Stdin.Fd()))
+func attachPod(ctx context.Context, dir string, request pod.Request) error {
+	request.Op = pod.OpAttach
+	terminal := request.Stdin && term.IsTerminal(int(os.Stdin.Fd()))
 	if columns, rows, err := term.GetSize(int(os.Stdin.Fd())); err == nil && terminal {
 		request.Rows, request.Columns = uint16(rows), uint16(columns)
 	}
@@ -65,7 +65,7 @@ func attachPod(ctx context.Context, dir string, stdin bool) error {
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if stdin {
+	if request.Stdin {
 		go sendInput(conn, terminal && answer.TTY)
 	}
 	return showOutput(ctx, reader)

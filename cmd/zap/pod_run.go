@@ -73,7 +73,7 @@ func podRun(ctx context.Context, g *globals, f *podRunFlags, name string) error 
 	if err != nil {
 		return err
 	}
-	return attachPod(ctx, p.Dir(), f.stdin || f.options.TTY)
+	return attachPod(ctx, p.Dir(), pod.Request{Stdin: f.stdin || f.options.TTY, Replay: true})
 }
 
 // newJob checks what was asked for before anything is made.

@@ -27,6 +27,7 @@ func Drop(ctx context.Context, rt *runtime.Runtime, name string) error {
 	case err != nil:
 		return err
 	default:
+		abandonNetwork(cg)
 		if err := errors.Join(cg.Kill(ctx), cg.Delete(ctx)); err != nil {
 			return err
 		}
@@ -35,6 +36,21 @@ func Drop(ctx context.Context, rt *runtime.Runtime, name string) error {
 		return err
 	}
 	return pod.RemoveDir(rt.Dir(name))
+}
+
+// abandonNetwork lets the network namespace of a pod that is about to be killed
+// end soon; the supervisor, which holds it, would have done so.
+func abandonNetwork(cg *cgroup.Cgroup) {
+	pids, err := cg.Procs()
+	if err != nil {
+		return
+	}
+	for _, pid := range pids {
+		if n, err := network.FromPID(pid); err == nil {
+			_ = errors.Join(n.Abandon(), n.Close()) // it ends later then
+			return
+		}
+	}
 }
 
 // Sweep removes what moves left behind that did not come to their end before a

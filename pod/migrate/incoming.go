@@ -269,6 +269,9 @@ func (in *incoming) listen(frames chan<- uint8) {
 			in.cancel(errAborted)
 			return
 		case f.Type == frameConfirm && in.phase() == Prepared:
+			if !in.supervisor().confirm() {
+				return // await says so
+			}
 			if err := in.conn.WriteJSON(frameConfirmed, struct{}{}); err != nil {
 				in.cancel(err)
 				return

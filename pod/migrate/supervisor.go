@@ -32,6 +32,9 @@ type supervisor struct {
 	failed chan pod.ArrivalWord // its failure, whenever it comes
 	words  chan pod.ArrivalWord // everything else
 	exited chan struct{}
+
+	confirmed chan struct{}
+	gone      chan struct{} // closed when it says nothing more
 }
 
 // startSupervisor starts this program's hidden verb as a process of its own
@@ -58,6 +61,7 @@ func startSupervisor(flags []string, job *pod.ArrivalJob, images *os.File, trees
 	}
 	s := &supervisor{
 		cmd: cmd, conn: conn, words: make(chan pod.ArrivalWord, 8), failed: failed, exited: make(chan struct{}),
+		confirmed: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 	go s.read()
 	go func() {
@@ -72,6 +76,7 @@ func startSupervisor(flags []string, job *pod.ArrivalJob, images *os.File, trees
 
 // read sorts the supervisor's words: failures go to whoever listens.
 func (s *supervisor) read() {
+	defer close(s.gone)
 	lines := bufio.NewReader(s.conn)
 	for {
 		var w pod.ArrivalWord
@@ -95,7 +100,23 @@ func (s *supervisor) read() {
 			}
 			continue
 		}
+		if w.Word == pod.ArrivalConfirmed {
+			s.confirmed <- struct{}{}
+			continue
+		}
 		s.words <- w
+	}
+}
+
+// confirm asks the supervisor itself whether the pod is prepared still: nobody
+// else knows that it lives.
+func (s *supervisor) confirm() bool {
+	s.say(pod.ArrivalConfirm)
+	select {
+	case <-s.confirmed:
+		return true
+	case <-s.gone:
+		return false
 	}
 }
 
