@@ -27,9 +27,9 @@ const StatePaused specs.ContainerState = "paused"
 // transitions says which status may follow which. A container that is gone has none.
 var transitions = map[specs.ContainerState][]specs.ContainerState{
 	specs.StateCreating: {specs.StateCreated, specs.StateStopped},
-	specs.StateCreated:  {specs.StateRunning, specs.StateStopped},
+	specs.StateCreated:  {specs.StateRunning, StatePaused, specs.StateStopped},
 	specs.StateRunning:  {StatePaused, specs.StateStopped},
-	StatePaused:         {specs.StateRunning, specs.StateStopped},
+	StatePaused:         {specs.StateRunning, specs.StateCreated, specs.StateStopped},
 	specs.StateStopped:  {},
 }
 
@@ -56,7 +56,7 @@ func (c *Container) Status() specs.ContainerState {
 	if !alive(s.Pid, s.StartTime) {
 		return specs.StateStopped
 	}
-	if s.Status != specs.StateRunning {
+	if s.Status != specs.StateRunning && s.Status != specs.StateCreated {
 		return s.Status
 	}
 	if cg, err := c.Cgroup(); err == nil {
@@ -64,7 +64,7 @@ func (c *Container) Status() specs.ContainerState {
 			return StatePaused
 		}
 	}
-	return specs.StateRunning
+	return s.Status
 }
 
 // OCIState returns the state document of the OCI specification.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -12,32 +14,55 @@ import (
 )
 
 // Kill sends a signal to the container's first process, or with all to every process in its cgroup. For a container that has stopped the
-// error is ErrNotRunning.
+// error is ErrNotRunning. SIGKILL goes to all as well when the container has no pid namespace of its own, in which the end of the first
+// process would be that of the others; and a paused container is resumed to die.
 func (c *Container) Kill(sig unix.Signal, all bool) error {
 	if err := c.reload(); err != nil {
 		return fmt.Errorf("kill container %s: %w", c.ID(), err)
 	}
-	if all {
-		cg, err := c.Cgroup()
-		if err == nil {
-			err = cg.Signal(sig)
-		}
-		if err != nil {
+	status := c.Status()
+	if all || sig == unix.SIGKILL && !c.ownsPids() {
+		if err := c.signalAll(sig, status); err != nil {
 			return fmt.Errorf("kill container %s: %w", c.ID(), err)
 		}
 		return nil
 	}
-	status := c.Status()
 	if status == specs.StateStopped {
 		return fmt.Errorf("kill container %s: %w", c.ID(), ErrNotRunning)
 	}
-	if status == specs.StateCreated && endsProcess(sig) {
+	if c.state.Status == specs.StateCreated && endsProcess(sig) {
 		sig = unix.SIGKILL // the first process of a pid namespace is deaf to what it has no handler for, and has none yet
 	}
 	if err := c.signal(sig); err != nil {
 		return fmt.Errorf("kill container %s: %w", c.ID(), err)
 	}
 	return c.thawKilled(sig, status)
+}
+
+// signalAll sends sig to every process in the cgroup. That they have gone is no error.
+func (c *Container) signalAll(sig unix.Signal, status specs.ContainerState) error {
+	cg, err := c.Cgroup()
+	if errors.Is(err, fs.ErrNotExist) {
+		if status == specs.StateStopped {
+			return ErrNotRunning
+		}
+		return c.signal(sig)
+	}
+	if err == nil {
+		err = cg.Signal(sig)
+	}
+	if err != nil {
+		return err
+	}
+	return c.thawKilled(sig, status)
+}
+
+// ownsPids says whether the container has a pid namespace that was made for it.
+func (c *Container) ownsPids() bool {
+	l := c.state.Bundle.Spec.Linux
+	return l != nil && slices.ContainsFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.PIDNamespace && ns.Path == ""
+	})
 }
 
 // signal sends sig to the first process and nobody else.
@@ -104,7 +129,7 @@ func (c *Container) delete(ctx context.Context, force bool) error {
 	}
 	status := c.Status()
 	if status != specs.StateStopped && status != specs.StateCreated && !force {
-		return fmt.Errorf("cannot delete a container that is %s; stop it, or use --force", status)
+		return fmt.Errorf("cannot delete a container that is not stopped: %s (stop it, or use --force)", status)
 	}
 	if status != specs.StateStopped {
 		if err := c.signal(unix.SIGKILL); err != nil && !errors.Is(err, ErrNotRunning) {
