@@ -71,7 +71,7 @@ func repository(t *testing.T, visit func(path string)) {
 		if d.IsDir() && slices.Contains([]string{".git", "bin", "build", "dist"}, rel) {
 			return filepath.SkipDir
 		}
-		if d.Type().IsRegular() {
+		if d.Type().IsRegular() && rel != ".git" { // a file in a worktree
 			visit(rel)
 		}
 		return nil

@@ -63,7 +63,7 @@ func psTable(out io.Writer, pids []int, options []string) error {
 	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
 	column := slices.Index(strings.Fields(lines[0]), "PID")
 	if column < 0 {
-		return errors.New("couldn't find PID field in ps output")
+		return errors.New("no PID field in the output of ps")
 	}
 	fmt.Fprintln(out, lines[0])
 	for _, line := range lines[1:] {
