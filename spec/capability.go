@@ -1,6 +1,10 @@
 package spec
 
-import "slices"
+import (
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
 
 // capabilities are the names of all capabilities by their number in linux/capability.h.
 var capabilities = []string{
@@ -31,4 +35,22 @@ func CapabilityName(n int) (string, bool) {
 // DefaultCapabilities returns the capabilities that a process has in the default specification.
 func DefaultCapabilities() []string {
 	return []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
+}
+
+// UnknownCapabilities returns the names in the five sets that zap does not know, each once and sorted: a runtime has to warn about them
+// and to go on without (OCI runtime specification, config.md, Linux process).
+func UnknownCapabilities(c *specs.LinuxCapabilities) []string {
+	if c == nil {
+		return nil
+	}
+	var out []string
+	for _, set := range [][]string{c.Bounding, c.Effective, c.Inheritable, c.Permitted, c.Ambient} {
+		for _, name := range set {
+			if _, known := CapabilityNumber(name); !known {
+				out = append(out, name)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

@@ -40,9 +40,9 @@ func (c *checker) linux(s *specs.Spec) {
 		c.oneOf("linux.rootfsPropagation", l.RootfsPropagation, "shared", "slave", "private", "unbindable",
 			"rshared", "rslave", "rprivate", "runbindable")
 	}
-	if l.Personality != nil {
-		c.oneOf("linux.personality.domain", string(l.Personality.Domain), string(specs.PerLinux), string(specs.PerLinux32))
-	}
+	c.personality(l.Personality)
+	c.memoryPolicy(l.MemoryPolicy)
+	c.intelRdt(l.IntelRdt)
 	c.timeOffsets(l)
 }
 
@@ -191,28 +191,5 @@ func (c *checker) devices(devices []specs.LinuxDevice) {
 func (c *checker) between(at string, v, low, high int64) {
 	if v < low || v > high {
 		c.errorf(at, "%d is not between %d and %d", v, low, high)
-	}
-}
-
-func (c *checker) netDevices(l *specs.Linux) {
-	if len(l.NetDevices) > 0 && !hasNamespace(l, specs.NetworkNamespace) {
-		c.errorf("linux.netDevices", "needs a network namespace in linux.namespaces")
-	}
-	for _, name := range sortedKeys(l.NetDevices) {
-		for _, n := range []string{name, l.NetDevices[name].Name} {
-			if len(n) > maxInterface || strings.ContainsAny(n, "/: \x00") || n == "." || n == ".." || name == "" {
-				c.errorf("linux.netDevices", "%q is not a name of a network device", clip(n))
-			}
-		}
-	}
-}
-
-func (c *checker) timeOffsets(l *specs.Linux) {
-	if len(l.TimeOffsets) > 0 && !hasNamespace(l, specs.TimeNamespace) {
-		c.errorf("linux.timeOffsets", "needs a time namespace in linux.namespaces")
-	}
-	for _, clock := range sortedKeys(l.TimeOffsets) {
-		c.oneOf("linux.timeOffsets", clock, "monotonic", "boottime")
-		c.between("linux.timeOffsets."+clip(clock)+".nanosecs", int64(l.TimeOffsets[clock].Nanosecs), 0, 999_999_999)
 	}
 }

@@ -3,6 +3,7 @@ package spec_test
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,23 +16,22 @@ func ptr[T any](v T) *T { return &v }
 
 // wrongSpecs breaks the default specification in one way each and says what Validate must answer.
 var wrongSpecs = map[string]func(s *specs.Spec){
-	"ociVersion: missing":                                        func(s *specs.Spec) { s.Version = "" },
-	`ociVersion: "one" is not a version`:                         func(s *specs.Spec) { s.Version = "one" },
-	"ociVersion: version 2.0.0 is not supported, only 1.x":       func(s *specs.Spec) { s.Version = "2.0.0" },
-	"process: missing":                                           func(s *specs.Spec) { s.Process = nil },
-	"process.args: empty":                                        func(s *specs.Spec) { s.Process.Args = nil },
-	"process.args[0]: empty":                                     func(s *specs.Spec) { s.Process.Args = []string{""} },
-	"process.args[1]: contains a zero byte":                      func(s *specs.Spec) { s.Process.Args = []string{"a", "b\x00"} },
-	"process.args[1]: longer than 131071 bytes":                  func(s *specs.Spec) { s.Process.Args = []string{"a", strings.Repeat("b", 131072)} },
-	"process.args: longer than 6291456 bytes together":           func(s *specs.Spec) { s.Process.Args = repeat(strings.Repeat("b", 131000), 49) },
-	`process.env[0]: "PATH" has no =`:                            func(s *specs.Spec) { s.Process.Env = []string{"PATH"} },
-	`process.env[0]: "=x" has no name before the =`:              func(s *specs.Spec) { s.Process.Env = []string{"=x"} },
-	"process.cwd: empty":                                         func(s *specs.Spec) { s.Process.Cwd = "" },
-	`process.cwd: "tmp" is not an absolute path`:                 func(s *specs.Spec) { s.Process.Cwd = "tmp" },
-	"process.cwd: longer than 4095 bytes":                        func(s *specs.Spec) { s.Process.Cwd = "/" + strings.Repeat("x", 4095) },
-	"process.consoleSize: 70000 by 1, more than 65535":           func(s *specs.Spec) { s.Process.ConsoleSize = &specs.Box{Height: 70000, Width: 1} },
-	"process.user.umask: 01000 is more than 0777":                func(s *specs.Spec) { s.Process.User.Umask = ptr(uint32(0o1000)) },
-	`process.capabilities.bounding[0]: unknown capability "ALL"`: func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"ALL"} },
+	"ociVersion: missing":                                  func(s *specs.Spec) { s.Version = "" },
+	`ociVersion: "one" is not a version`:                   func(s *specs.Spec) { s.Version = "one" },
+	"ociVersion: version 2.0.0 is not supported, only 1.x": func(s *specs.Spec) { s.Version = "2.0.0" },
+	"process: missing":                                     func(s *specs.Spec) { s.Process = nil },
+	"process.args: empty":                                  func(s *specs.Spec) { s.Process.Args = nil },
+	"process.args[0]: empty":                               func(s *specs.Spec) { s.Process.Args = []string{""} },
+	"process.args[1]: contains a zero byte":                func(s *specs.Spec) { s.Process.Args = []string{"a", "b\x00"} },
+	"process.args[1]: longer than 131071 bytes":            func(s *specs.Spec) { s.Process.Args = []string{"a", strings.Repeat("b", 131072)} },
+	"process.args: longer than 6291456 bytes together":     func(s *specs.Spec) { s.Process.Args = repeat(strings.Repeat("b", 131000), 49) },
+	`process.env[0]: "PATH" has no =`:                      func(s *specs.Spec) { s.Process.Env = []string{"PATH"} },
+	`process.env[0]: "=x" has no name before the =`:        func(s *specs.Spec) { s.Process.Env = []string{"=x"} },
+	"process.cwd: empty":                                   func(s *specs.Spec) { s.Process.Cwd = "" },
+	`process.cwd: "tmp" is not an absolute path`:           func(s *specs.Spec) { s.Process.Cwd = "tmp" },
+	"process.cwd: longer than 4095 bytes":                  func(s *specs.Spec) { s.Process.Cwd = "/" + strings.Repeat("x", 4095) },
+	"process.consoleSize: 70000 by 1, more than 65535":     func(s *specs.Spec) { s.Process.ConsoleSize = &specs.Box{Height: 70000, Width: 1} },
+	"process.user.umask: 01000 is more than 0777":          func(s *specs.Spec) { s.Process.User.Umask = ptr(uint32(0o1000)) },
 	"process.capabilities.effective[0]: CAP_AUDIT_WRITE is not in permitted": func(s *specs.Spec) {
 		s.Process.Capabilities.Permitted = []string{"CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	},
@@ -48,6 +48,55 @@ var wrongSpecs = map[string]func(s *specs.Spec){
 	},
 	"process.scheduler.nice: 20 is not between -20 and 19": func(s *specs.Spec) {
 		s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_OTHER", Nice: 20}
+	},
+	"process.scheduler.priority: 0 is not between 1 and 99": func(s *specs.Spec) {
+		s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_RR"}
+	},
+	"process.scheduler.priority: only for SCHED_FIFO and SCHED_RR": func(s *specs.Spec) {
+		s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_BATCH", Priority: 1}
+	},
+	"process.scheduler: runtime, deadline and period are only for SCHED_DEADLINE": func(s *specs.Spec) {
+		s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_IDLE", Period: 1}
+	},
+	`process.scheduler.flags[1]: unknown value "SCHED_FLAG_X"`: func(s *specs.Spec) {
+		s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_OTHER", Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagReclaim, "SCHED_FLAG_X"}}
+	},
+	`linux.memoryPolicy.mode: invalid memory policy mode ""`: func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Nodes: "0-7"}
+	},
+	"linux.memoryPolicy.nodes: MPOL_DEFAULT: mode requires 0 nodes but got 8": func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Nodes: "0-7"}
+	},
+	"linux.memoryPolicy.nodes: MPOL_BIND: mode requires at least one node but got 0": func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind}
+	},
+	`linux.memoryPolicy.nodes: invalid memory policy node list "0-9876543210", not one such as 0-3,8`: func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0-9876543210"}
+	},
+	`linux.memoryPolicy.flags[0]: invalid memory policy flag "badflag"`: func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolLocal, Flags: []specs.MemoryPolicyFlagType{"badflag"}}
+	},
+	`linux.personality.flags[0]: unknown flag "ADDR_NO_RANDOMIZE"`: func(s *specs.Spec) {
+		s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux, Flags: []specs.LinuxPersonalityFlag{"ADDR_NO_RANDOMIZE"}}
+	},
+	`linux.intelRdt.closID: "../x" is not a name of a directory`: func(s *specs.Spec) {
+		s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "../x"}
+	},
+	`linux.intelRdt.memBwSchema: "L3:0=f" does not begin with MB:`: func(s *specs.Spec) {
+		s.Linux.IntelRdt = &specs.LinuxIntelRdt{MemBwSchema: "L3:0=f"}
+	},
+	"linux.intelRdt.schemata[0]: more than one line": func(s *specs.Spec) {
+		s.Linux.IntelRdt = &specs.LinuxIntelRdt{Schemata: []string{"L3:0=f\nMB:0=20"}}
+	},
+	`linux.netDevices.a.name: "x%d%d" is not a name of a network device`: func(s *specs.Spec) {
+		s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {Name: "x%d%d"}, "b": {Name: "x%d"}}
+	},
+	"linux.netDevices.b: a and b can't both be b in the container": func(s *specs.Spec) {
+		s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {Name: "b"}, "b": {}}
+	},
+	"linux.timeOffsets: a time namespace that is joined by its path has its offsets already": func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/proc/1/ns/time"})
+		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}}
 	},
 	"process.ioPriority.priority: 8 is not between 0 and 7": func(s *specs.Spec) {
 		s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
@@ -305,5 +354,18 @@ func TestValidateProcess(t *testing.T) {
 	err := spec.ValidateProcess(&specs.Process{Args: []string{"sh"}, Cwd: "x"})
 	if want := `config.json: process.cwd: "x" is not an absolute path`; err == nil || err.Error() != want {
 		t.Errorf("says %v, want %s", err, want)
+	}
+}
+
+// TestUnknownCapabilities wants a warning and no error for names from another time.
+func TestUnknownCapabilities(t *testing.T) {
+	s := spec.Default()
+	s.Process.Capabilities.Bounding = append(s.Process.Capabilities.Bounding, "CAP_FUTURE", "ALL")
+	s.Process.Capabilities.Effective = append(s.Process.Capabilities.Effective, "CAP_FUTURE")
+	if err := spec.Validate(s); err != nil {
+		t.Error(err)
+	}
+	if got := spec.UnknownCapabilities(s.Process.Capabilities); !slices.Equal(got, []string{"ALL", "CAP_FUTURE"}) {
+		t.Errorf("got %q", got)
 	}
 }

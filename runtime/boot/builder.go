@@ -61,6 +61,12 @@ func (l last) tolerant() last {
 	return l
 }
 
+// hint says what helps when the operation fails with an errno.
+func (l last) hint(errno unix.Errno, text string) last {
+	l.op().Hint, l.op().HintFor = text, errno
+	return l
+}
+
 // then leads to a label on success.
 func (l last) then(to *label) last {
 	to.then = append(to.then, l.i)

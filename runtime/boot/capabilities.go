@@ -24,9 +24,10 @@ type capabilitySets struct {
 }
 
 // parseCapabilities turns names into masks; no capabilities at all is the meaning of nil.
-func parseCapabilities(c *specs.LinuxCapabilities) (s capabilitySets, err error) {
+// Names that are unknown are left out: whoever compiles has warned about them.
+func parseCapabilities(c *specs.LinuxCapabilities) (s capabilitySets) {
 	if c == nil {
-		return s, nil
+		return s
 	}
 	for _, set := range []struct {
 		mask  *uint64
@@ -39,14 +40,10 @@ func parseCapabilities(c *specs.LinuxCapabilities) (s capabilitySets, err error)
 		{&s.ambient, c.Ambient},
 	} {
 		for _, n := range set.names {
-			bit, ok := capabilityBit(n)
-			if !ok {
-				return s, fmt.Errorf("capability %q is unknown", n)
-			}
-			*set.mask |= bit
+			*set.mask |= capabilityBit(n)
 		}
 	}
-	return s, nil
+	return s
 }
 
 // limit leaves out of the sets what the runtime does not hold itself and so can't give: without it capset would set nothing.
@@ -56,14 +53,14 @@ func (s *capabilitySets) limit(held uint64) {
 	}
 }
 
-func capabilityBit(name string) (uint64, bool) {
-	name = strings.TrimPrefix(strings.ToUpper(name), "CAP_")
+// capabilityBit is the mask of a capability, 0 for a name that is unknown.
+func capabilityBit(name string) uint64 {
 	for i, n := range capabilityNames {
-		if n == name {
-			return 1 << i, true
+		if len(name) == len(n)+4 && name[:4] == "CAP_" && name[4:] == n {
+			return 1 << i
 		}
 	}
-	return 0, false
+	return 0
 }
 
 // showCapabilities lists the names in a mask.

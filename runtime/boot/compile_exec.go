@@ -111,11 +111,14 @@ type ExecFacts struct {
 	Capabilities uint64
 	Home         string
 	Gate         Gate
+	// Personality and MemoryPolicy are the container's: what its specification has in linux.
+	Personality  *specs.LinuxPersonality
+	MemoryPolicy *specs.LinuxMemoryPolicy
 }
 
 // CompileExec turns a process specification into the program of another process in a container that runs.
 func CompileExec(p *specs.Process, f ExecFacts) (*Program, error) {
-	s := &specs.Spec{Process: p, Linux: &specs.Linux{}}
+	s := &specs.Spec{Process: p, Linux: &specs.Linux{Personality: f.Personality, MemoryPolicy: f.MemoryPolicy}}
 	if err := refuse(s, f.Document); err != nil {
 		return nil, err
 	}
@@ -126,7 +129,7 @@ func CompileExec(p *specs.Process, f ExecFacts) (*Program, error) {
 		users:   f.Namespaces&unix.CLONE_NEWUSER != 0,
 	}
 	c.begin()
-	c.joinCgroup("")
+	c.enterCgroup(p.ExecCPUAffinity)
 	c.score()
 	if flags := f.Namespaces &^ unix.CLONE_NEWPID; flags != 0 {
 		c.on("join the container's namespaces", "")

@@ -59,6 +59,7 @@ func (c *compiler) namespaces() {
 	c.p.CloneFlags = fresh & atBirth
 	c.users = fresh&unix.CLONE_NEWUSER != 0
 	c.mapUsers()
+	c.anywhere()
 	c.joinCgroup("linux.cgroupsPath")
 	c.joinNamespaces()
 	if fresh &^= atBirth; fresh != 0 {

@@ -56,6 +56,7 @@ func (c *compiler) process(p *specs.Process) {
 	c.do(opClose, number(1))
 	c.chdir(p)
 	c.limits(p)
+	c.schedule(p)
 	c.identity(p)
 	if p.NoNewPrivileges {
 		c.on("set no_new_privs", "process.noNewPrivileges")
@@ -115,10 +116,7 @@ func showLimit(p unsafe.Pointer) string {
 
 // identity changes to the user, its groups and capabilities.
 func (c *compiler) identity(p *specs.Process) {
-	sets, err := parseCapabilities(p.Capabilities)
-	if err != nil {
-		c.fail(fmt.Errorf("compile %s: %w (%[1]s: process.capabilities)", c.facts.Document, err))
-	}
+	sets := parseCapabilities(p.Capabilities)
 	if held := c.facts.Capabilities; held != 0 && !c.users {
 		sets.limit(held)
 	}

@@ -116,17 +116,21 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	for path, change := range map[string]func(*specs.Spec){
-		"linux.seccomp":           func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} },
-		"linux.mountLabel":        func(s *specs.Spec) { s.Linux.MountLabel = "x" },
-		"process.apparmorProfile": func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
-		"process.selinuxLabel":    func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
-		"process.args":            func(s *specs.Spec) { s.Process.Args = nil },
-		"process.capabilities":    func(s *specs.Spec) { s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_X"}} },
-		"process.rlimits[0]":      func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
-		"linux.namespaces":        func(s *specs.Spec) { s.Linux.Namespaces = nil },
-		"linux.namespaces[1]":     func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[0]) },
-		"linux.devices":           func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} },
-		"mounts[0]":               func(s *specs.Spec) { s.Mounts = []specs.Mount{{UIDMappings: []specs.LinuxIDMapping{{}}}} },
+		"linux.seccomp":            func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} },
+		"linux.mountLabel":         func(s *specs.Spec) { s.Linux.MountLabel = "x" },
+		"process.apparmorProfile":  func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
+		"process.selinuxLabel":     func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
+		"process.args":             func(s *specs.Spec) { s.Process.Args = nil },
+		"process.scheduler.policy": func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "X"} },
+		"process.ioPriority.class": func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{Class: "X"} },
+		"linux.memoryPolicy.mode":  func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "X"} },
+		"linux.memoryPolicy.nodes": func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "MPOL_BIND", Nodes: "1-0"} },
+		"linux.personality.domain": func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "X"} },
+		"process.rlimits[0]":       func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
+		"linux.namespaces":         func(s *specs.Spec) { s.Linux.Namespaces = nil },
+		"linux.namespaces[1]":      func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[0]) },
+		"linux.devices":            func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} },
+		"mounts[0]":                func(s *specs.Spec) { s.Mounts = []specs.Mount{{UIDMappings: []specs.LinuxIDMapping{{}}}} },
 	} {
 		s := base()
 		change(s)

@@ -41,6 +41,9 @@ type Op struct {
 	What string
 	// Origin is the place that asked for it, such as "config.json: mounts[3]"; it may be empty.
 	Origin string
+	// Hint says what the user can do when it fails with errno HintFor; it may be empty.
+	Hint    string
+	HintFor unix.Errno
 }
 
 // Numbers of the operations that the child's loop carries out itself. They are no system calls.

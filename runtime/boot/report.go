@@ -25,6 +25,8 @@ type Failure struct {
 	Index int
 	// Err is the kernel's answer; ErrNotFound when a program was not found in the directories of PATH.
 	Err error
+	// Hint says what the user can do; it may be empty.
+	Hint string
 }
 
 // ErrNotFound is the cause when no directory of PATH has the program.
@@ -32,10 +34,14 @@ var ErrNotFound = errors.New("executable file not found in $PATH")
 
 // Error returns for instance "mount tmpfs on /dev/shm: operation not permitted (config.json: mounts[3])".
 func (f *Failure) Error() string {
-	if f.Origin == "" {
-		return fmt.Sprintf("%s: %v", f.What, f.Err)
+	text := fmt.Sprintf("%s: %v", f.What, f.Err)
+	if f.Origin != "" {
+		text += " (" + f.Origin + ")"
 	}
-	return fmt.Sprintf("%s: %v (%s)", f.What, f.Err, f.Origin)
+	if f.Hint != "" {
+		text += "; " + f.Hint
+	}
+	return text
 }
 
 // Unwrap returns the cause.
@@ -55,6 +61,9 @@ func (p *Program) Decode(message []byte) (mark string, err error) {
 		return op.What, nil
 	}
 	f := &Failure{What: op.What, Origin: op.Origin, Call: p.callText(op), Index: int(i), Err: unix.Errno(errno)}
+	if op.HintFor == unix.Errno(errno) {
+		f.Hint = op.Hint
+	}
 	if op.Nr == opFail && unix.Errno(errno) == unix.ENOENT {
 		f.Err = ErrNotFound
 	}
