@@ -34,15 +34,15 @@ var ranks = map[string]int{
 	"pod/migrate":   6, "pod/barrier": 6,
 	"pod/peer":  7,
 	"cmd/zap":   8,
-	"e2e":       9,
+	"e2e":       9, "e2e/cell": 9,
 	"e2e/stage": 10,
-	"e2e/bench": 11, "e2e/demo": 11,
+	"e2e/bench": 11, "e2e/demo": 11, "e2e/engines": 11,
 }
 
 // callsKernel is the packages that may import golang.org/x/sys/unix.
 var callsKernel = []string{
 	"runtime", "runtime/boot", "runtime/boot/nofile", "runtime/cgroup", "runtime/seccomp", "network", "network/stream", "criu",
-	"pod", "pod/pages", "pod/preflight", "pod/migrate", "cmd/zap", "e2e",
+	"pod", "pod/pages", "pod/preflight", "pod/migrate", "cmd/zap", "e2e", "e2e/cell",
 }
 
 // source is one Go file of the repository.

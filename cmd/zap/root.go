@@ -47,6 +47,7 @@ var verbs = []verb{
 	{"spec", newSpecCommand},
 	{"explain", newExplainCommand},
 	{"check", newCheckCommand},
+	{"install-config", newInstallConfigCommand},
 	{"keys", newKeysCommand},
 	{"pod", newPodCommand},
 	{"serve", newServeCommand},

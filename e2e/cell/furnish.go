@@ -1,0 +1,103 @@
+package cell
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const installed = "/usr/local/bin/zap"
+
+// furnish makes the mounts of the cell and sets its loopback link up.
+func (c Cell) furnish() error {
+	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if err := mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return err
+	}
+	if err := remountGroups(); err != nil {
+		return err
+	}
+	// What is written to the copies lies on a tmpfs that no path leads to any more.
+	store := "/mnt"
+	if err := mount("cell", store, "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	for i, dir := range c.Copies {
+		upper, work := fmt.Sprintf("%s/%d", store, i), fmt.Sprintf("%s/%d.work", store, i)
+		if err := os.Mkdir(upper, 0o755); err != nil {
+			return err
+		}
+		if err := os.Mkdir(work, 0o755); err != nil {
+			return err
+		}
+		if err := mount("cell", dir, "overlay", 0, "lowerdir="+dir+",upperdir="+upper+",workdir="+work); err != nil {
+			return err
+		}
+	}
+	for _, dir := range c.Empty {
+		info, err := os.Stat(dir)
+		if err != nil {
+			if err = os.MkdirAll(dir, 0o755); err == nil {
+				info, err = os.Stat(dir)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if err := mount("cell", dir, "tmpfs", 0, ""); err != nil {
+			return err
+		}
+		if err := os.Chmod(dir, info.Mode()); err != nil {
+			return err
+		}
+	}
+	if err := unix.Unmount(store, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s: %w", store, err)
+	}
+	if c.Zap != "" {
+		if err := bindZap(os.Getenv(c.Zap)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Sethostname([]byte("cell")); err != nil {
+		return err
+	}
+	return loopbackUp()
+}
+
+func bindZap(zap string) error {
+	path, err := filepath.Abs(zap)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(installed, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return mount(path, installed, "", unix.MS_BIND, "")
+}
+
+func mount(source, target, kind string, flags uintptr, data string) error {
+	if err := unix.Mount(source, target, kind, flags, data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", strings.TrimSpace(kind+" "+data), target, err)
+	}
+	return nil
+}
+
+func loopbackUp() error {
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("set lo up: %w: %s", err, out)
+	}
+	if _, err := net.InterfaceByName("lo"); err != nil {
+		return err
+	}
+	return nil
+}

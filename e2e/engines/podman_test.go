@@ -1,0 +1,113 @@
+package engines
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/zap-migrate/zap/e2e/cell"
+)
+
+// image is the image of busybox under the names of its applets, with two users.
+const image = "localhost/busybox"
+
+// engine is podman with zap, as a test uses it.
+type engine struct{ t *testing.T }
+
+// podmanSettings tells podman of zap, once, as the README says, and makes the image.
+var podmanSettings = sync.OnceValue(func() (err error) {
+	const dropIn = "/etc/containers/containers.conf.d/50-zap.conf"
+	if err := os.MkdirAll(filepath.Dir(dropIn), 0o755); err != nil {
+		return err
+	}
+	r := run("zap", "install-config", "--print", "podman")
+	if r.Code != 0 || r.Err != nil {
+		return errorOf(r)
+	}
+	if err := os.WriteFile(dropIn, []byte(r.Stdout), 0o644); err != nil {
+		return err
+	}
+	tar, err := busyboxTar()
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tar)
+	if r = run("podman", "import", "-c", "CMD /bin/sh", tar, image); r.Code != 0 || r.Err != nil {
+		return errorOf(r)
+	}
+	return nil
+})
+
+// newPodman is podman for one test. When that ends, nothing of it may be left.
+func newPodman(t *testing.T) *engine {
+	t.Helper()
+	cell.Need(t)
+	if err := podmanSettings(); err != nil {
+		t.Fatal(err)
+	}
+	e := &engine{t}
+	t.Cleanup(func() {
+		for _, args := range [][]string{{"pod", "rm", "-f", "-a", "-t", "0"}, {"rm", "-f", "-a", "-t", "0"}, {"volume", "rm", "-f", "-a"}} {
+			if r := e.try(args...); r.Code != 0 || r.Err != nil {
+				t.Error(r)
+			}
+		}
+		wantNothingLeft(t)
+	})
+	return e
+}
+
+// try runs podman with zap.
+func (e *engine) try(args ...string) result {
+	return run(append([]string{"podman", "--runtime", "zap"}, args...)...)
+}
+
+// do runs podman with zap, which has to succeed, and returns what it prints.
+func (e *engine) do(args ...string) string {
+	e.t.Helper()
+	return must(e.t, append([]string{"podman", "--runtime", "zap"}, args...)...)
+}
+
+// want runs podman and compares what it prints.
+func (e *engine) want(want string, args ...string) {
+	e.t.Helper()
+	if got := e.do(args...); got != want {
+		e.t.Errorf("podman %s printed %q, not %q", strings.Join(args, " "), got, want)
+	}
+}
+
+// wantCode runs podman and compares its exit code.
+func (e *engine) wantCode(want int, args ...string) result {
+	e.t.Helper()
+	r := e.try(args...)
+	if r.Code != want || r.Err != nil {
+		e.t.Errorf("the exit code is not %d: %v", want, r)
+	}
+	return r
+}
+
+// TestPodmanRun starts containers that end by themselves.
+func TestPodmanRun(t *testing.T) {
+	e := newPodman(t)
+	t.Log(e.do("version", "--format", "podman {{.Client.Version}}"))
+	t.Log(e.do("info", "--format", "{{.Host.OCIRuntime.Name}} {{.Host.OCIRuntime.Version}}, cgroups {{.Host.CgroupsVersion}} {{.Host.CgroupManager}}, "+
+		"kernel {{.Host.Kernel}}, {{.Host.Conmon.Version}}"))
+	e.want("hello", "run", "--rm", image, "echo", "hello")
+	e.want("hello", "run", image, "echo", "hello")
+	r := e.wantCode(3, "run", "--rm", image, "sh", "-c", "echo out; echo err >&2; exit 3")
+	if r.Stdout != "out\n" || r.Stderr != "err\n" {
+		t.Errorf("the streams are mixed up: %v", r)
+	}
+	e.wantCode(137, "run", "--rm", image, "sh", "-c", "kill -9 $$")
+	if r := e.wantCode(127, "run", "--rm", image, "nothing-there"); !strings.Contains(r.Stderr, "nothing-there") {
+		t.Errorf("what was not found is not named: %v", r)
+	}
+	e.wantCode(126, "run", "--rm", image, "/etc/passwd")
+	e.wantCode(125, "run", "--rm", "--no-such-flag", image)
+	r = runWith("typed\n", "podman", "--runtime", "zap", "run", "-i", "--rm", image, "cat")
+	if r.Stdout != "typed\n" {
+		t.Errorf("standard input does not arrive: %v", r)
+	}
+}
