@@ -20,11 +20,13 @@ build: ## Build bin/zap, static
 
 .PHONY: test
 test: deps build ## Run every test: the packages' (unit and root), then end to end
-	@bash .ci/test packages e2e
+	@bash .ci/test packages engines e2e
 
-.PHONY: test-packages test-e2e
+.PHONY: test-packages test-engines test-e2e
 test-packages: ## Run the packages' tests; those that need root skip without it
 	@bash .ci/test packages
+test-engines: build ## Run the tests of zap below podman and containerd
+	@bash .ci/test engines
 test-e2e: build ## Run the tests between two hosts made of network namespaces
 	@bash .ci/test e2e
 

@@ -32,9 +32,9 @@ var ranks = map[string]int{
 	"pod":           4,
 	"pod/preflight": 5,
 	"pod/migrate":   6, "pod/barrier": 6,
-	"pod/peer":  7,
-	"cmd/zap":   8,
-	"e2e":       9, "e2e/cell": 9,
+	"pod/peer": 7,
+	"cmd/zap":  8,
+	"e2e":      9, "e2e/cell": 9,
 	"e2e/stage": 10,
 	"e2e/bench": 11, "e2e/demo": 11, "e2e/engines": 11,
 }

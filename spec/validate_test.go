@@ -156,8 +156,8 @@ var wrongSpecs = map[string]func(s *specs.Spec){
 	"linux.devices[0].major: -1 is not between 0 and 4095": device(
 		specs.LinuxDevice{Path: "/dev/x", Type: "c", Major: -1},
 	),
-	"linux.devices[0].fileMode: 020777 has more than permission bits": device(
-		specs.LinuxDevice{Path: "/dev/x", Type: "p", FileMode: ptr(os.FileMode(0o20777))},
+	"linux.devices[0].fileMode: 0200777 is not a mode of a file": device(
+		specs.LinuxDevice{Path: "/dev/x", Type: "p", FileMode: ptr(os.FileMode(0o200777))},
 	),
 	`linux.maskedPaths[0]: "x" is not an absolute path`: func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"x"} },
 	`linux.readonlyPaths[1]: empty`: func(s *specs.Spec) {

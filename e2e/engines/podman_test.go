@@ -29,6 +29,9 @@ var podmanSettings = sync.OnceValue(func() (err error) {
 	if err := os.WriteFile(dropIn, []byte(r.Stdout), 0o644); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Dir(dropIn)+"/99-seccomp.conf", []byte("[containers]\nseccomp_profile = \"unconfined\"\n"), 0o644); err != nil {
+		return err
+	}
 	tar, err := busyboxTar()
 	if err != nil {
 		return err
@@ -100,7 +103,8 @@ func TestPodmanRun(t *testing.T) {
 	if r.Stdout != "out\n" || r.Stderr != "err\n" {
 		t.Errorf("the streams are mixed up: %v", r)
 	}
-	e.wantCode(137, "run", "--rm", image, "sh", "-c", "kill -9 $$")
+	e.wantCode(137, "run", "--rm", "--init", image, "sh", "-c", "kill -9 $$")
+	e.wantCode(143, "run", "--rm", "--init", image, "sh", "-c", "kill $$")
 	if r := e.wantCode(127, "run", "--rm", image, "nothing-there"); !strings.Contains(r.Stderr, "nothing-there") {
 		t.Errorf("what was not found is not named: %v", r)
 	}
