@@ -87,7 +87,7 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 			err = errors.Join(fmt.Errorf("create container %s: %w", id, err), c.undo())
 		}
 	}()
-	if c.cgroup, err = cgroup.Create(cgroupPath(id, b), resources(b)); err != nil {
+	if err := c.makeCgroup(); err != nil {
 		return nil, err
 	}
 	if err := c.start(gate); err != nil {
@@ -109,21 +109,6 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 		container.poststart(ctx)
 	}
 	return container, nil
-}
-
-// cgroupPath is where the container's cgroup is: what the specification says, or the container's name below the top.
-func cgroupPath(id string, b *spec.Bundle) string {
-	if b.Spec.Linux != nil && b.Spec.Linux.CgroupsPath != "" {
-		return b.Spec.Linux.CgroupsPath
-	}
-	return "/" + id
-}
-
-func resources(b *spec.Bundle) *specs.LinuxResources {
-	if b.Spec.Linux == nil {
-		return nil
-	}
-	return b.Spec.Linux.Resources
 }
 
 // makeDir makes the container's directory, or takes one that was prepared and holds no container yet, and locks it.

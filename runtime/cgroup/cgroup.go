@@ -30,8 +30,8 @@ type Cgroup struct {
 }
 
 // Create makes the group path ("/zap/web") in every hierarchy, its parents included, and applies res (nil: no limits). A
-// group that is there already is taken when no process is in it, and refused otherwise. When Create fails, nothing of what
-// it made stays. Errors about limits name the place in config.json.
+// group that is there already is taken when no process is in it and it is not frozen, and refused otherwise. When Create
+// fails, nothing of what it made stays. Errors about limits name the place in config.json.
 func Create(path string, res *specs.LinuxResources) (*Cgroup, error) {
 	trees, err := host()
 	if err != nil {
@@ -249,24 +249,33 @@ func (c *Cgroup) makeIn(h *hierarchy) (fresh bool, err error) {
 	return fresh, nil
 }
 
-// takeOver makes sure that a group which existed before is empty and lets processes run.
+// takeOver makes sure that a group which existed before is empty and lets processes run. One that somebody has frozen is refused: nobody
+// could run in it, and whoever froze it may have a reason. Only what a crash left of zap's own groups is thawed.
 func (c *Cgroup) takeOver(h *hierarchy) error {
 	pids, err := readPids(c.dir(h))
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a threaded group
 		return err
 	}
 	if len(pids) > 0 {
-		return fmt.Errorf("%d processes are in %s already", len(pids), c.dir(h))
+		return fmt.Errorf("container's cgroup is not empty: %d process(es) found in %s", len(pids), c.dir(h))
 	}
+	file, frozen, thaw := "/cgroup.freeze", "1", "0"
 	switch {
 	case h.has("freezer"):
-		return writeFile(c.dir(h)+"/freezer.state", "THAWED")
-	case h.unified:
-		if err := writeFile(c.dir(h)+"/cgroup.freeze", "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+		file, frozen, thaw = "/freezer.state", "FROZEN", "THAWED"
+	case !h.unified:
+		return nil
 	}
-	return nil
+	state, err := readFile(c.dir(h) + file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && state != frozen && state != "FREEZING":
+		return nil
+	case err != nil:
+		return err
+	case !c.underTop():
+		return fmt.Errorf("container's cgroup unexpectedly frozen: %s", c.dir(h)+file)
+	}
+	return writeFile(c.dir(h)+file, thaw)
 }
 
 // inheritCpuset gives dir and its parents below mount the CPUs and memory nodes of their parents where they have none, as

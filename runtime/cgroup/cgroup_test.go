@@ -3,6 +3,7 @@ package cgroup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -142,11 +143,36 @@ func TestCreateRefusesAGroupInUse(t *testing.T) {
 		}
 		start(t, c, "read x")
 		_, err := createIn(trees, c.Path(), nil)
-		if err == nil || !strings.Contains(err.Error(), "1 processes are in") {
+		if err == nil || !strings.Contains(err.Error(), "container's cgroup is not empty: 1 process(es)") {
 			t.Errorf("a group in use: %v", err)
 		}
 		if len(procs(t, c)) != 1 {
 			t.Error("the process in it did not survive the attempt")
+		}
+	})
+}
+
+// TestCreateRefusesAFrozenGroup: it is somebody else's.
+func TestCreateRefusesAFrozenGroup(t *testing.T) {
+	layouts(t, func(t *testing.T, trees []*hierarchy) {
+		path := fmt.Sprintf("/zap-test-frozen-%d", os.Getpid())
+		c, err := createIn(trees, path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := c.Delete(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := c.Freeze(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := createIn(trees, path, nil); err == nil || !strings.Contains(err.Error(), "container's cgroup unexpectedly frozen") {
+			t.Errorf("says %v", err)
+		}
+		if frozen, err := c.Frozen(); !frozen || err != nil {
+			t.Errorf("frozen is %v after the attempt, %v", frozen, err)
 		}
 	})
 }

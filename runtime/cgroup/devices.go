@@ -1,10 +1,12 @@
 package cgroup
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // DefaultDevices returns the rules for the devices that the OCI specification gives every container: null, zero, full,
@@ -56,4 +58,38 @@ func deviceAccess(r specs.LinuxDeviceCgroup) string {
 		return "rwm"
 	}
 	return r.Access
+}
+
+// applyDeviceLists writes the device rules in their order, each file opened once, and lets the devices through that every
+// container has.
+func (c *Cgroup) applyDeviceLists(rules []specs.LinuxDeviceCgroup) error {
+	h := c.tree("devices")
+	if h == nil {
+		return fieldError("devices", "devices", notMounted("devices"))
+	}
+	deny, err := open(c.dir(h)+"/devices.deny", unix.O_WRONLY)
+	if err != nil {
+		return fieldError("devices", "devices", err)
+	}
+	defer unix.Close(deny)
+	allow, err := open(c.dir(h)+"/devices.allow", unix.O_WRONLY)
+	if err != nil {
+		return fieldError("devices", "devices", err)
+	}
+	defer unix.Close(allow)
+	given := len(rules)
+	for i, r := range withDefaults(rules) {
+		fd, word := deny, "deny"
+		if r.Allow {
+			fd, word = allow, "allow"
+		}
+		if _, err := unix.Write(fd, []byte(deviceRule(r))); err != nil {
+			field := "devices"
+			if i < given {
+				field = fmt.Sprintf("devices[%d]", i)
+			}
+			return fieldError("devices", field, fmt.Errorf("%s %q: %w", word, deviceRule(r), err))
+		}
+	}
+	return nil
 }

@@ -19,9 +19,6 @@ const accessAll = unix.BPF_DEVCG_ACC_MKNOD | unix.BPF_DEVCG_ACC_READ | unix.BPF_
 // applyDeviceFilter attaches a program to a v2 group that the kernel asks about each access to a device. The library loads it
 // but does not write it: in its programs a rule for reading also allows to open for reading and writing.
 func (c *Cgroup) applyDeviceFilter(rules []specs.LinuxDeviceCgroup) error {
-	if len(rules) == 0 {
-		return nil
-	}
 	insts, err := deviceFilter(withDefaults(rules))
 	if err != nil {
 		return fieldError("devices", "devices", err)

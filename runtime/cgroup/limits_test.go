@@ -82,7 +82,7 @@ func TestNoLimits(t *testing.T) {
 				Pids:   &specs.LinuxPids{Limit: ptr(int64(-1))}, CPU: &specs.LinuxCPU{Quota: ptr(int64(-1))},
 			},
 			"zeros": {
-				Memory: &specs.LinuxMemory{Limit: ptr(int64(0))}, Pids: &specs.LinuxPids{Limit: ptr(int64(0))},
+				Memory: &specs.LinuxMemory{Limit: ptr(int64(0))}, Pids: &specs.LinuxPids{},
 				CPU: &specs.LinuxCPU{Quota: ptr(int64(0)), Shares: ptr(uint64(0)), Period: ptr(uint64(0))},
 			},
 		} {

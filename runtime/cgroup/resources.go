@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -18,16 +19,49 @@ func (c *Cgroup) Set(res *specs.LinuxResources) error {
 	return nil
 }
 
-// apply writes limits into the group: into the v1 hierarchies, or into v2 where that is all the host has.
+// apply writes limits into the group.
 func (c *Cgroup) apply(res *specs.LinuxResources) error {
 	if res == nil {
 		res = &specs.LinuxResources{}
 	}
-	res = normalize(res)
-	if c.unifiedOnly() {
-		return c.applyUnified(res)
+	tasks, needed, err := c.plan(res)
+	if err != nil {
+		return err
 	}
-	return c.applyLegacy(res)
+	extra, err := c.unifiedControllers(res.Unified)
+	if err != nil {
+		return err
+	}
+	if needed = append(needed, extra...); c.unifiedOnly() || len(needed) > 0 {
+		if err := c.enableControllers(needed); err != nil {
+			return err
+		}
+	}
+	if err := c.checkMemory(res.Memory); err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		for _, k := range t.knots {
+			if err := k.do(t.dir); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.applyDevices(res.Devices); err != nil {
+		return err
+	}
+	return c.applyUnified(res.Unified)
+}
+
+// applyDevices has the group's devices controlled, by v1's lists or by a program on v2.
+func (c *Cgroup) applyDevices(rules []specs.LinuxDeviceCgroup) error {
+	switch {
+	case len(rules) == 0:
+		return nil
+	case c.unifiedOnly():
+		return c.applyDeviceFilter(rules)
+	}
+	return c.applyDeviceLists(rules)
 }
 
 // unifiedOnly says whether v2 is the only hierarchy of the group.
@@ -35,50 +69,55 @@ func (c *Cgroup) unifiedOnly() bool {
 	return len(c.trees) == 1 && c.trees[0].unified
 }
 
-// normalize returns a copy of res in which what means "no limit of its own" in a specification is not there at all, as a new
-// group has none: zeros, and -1 where the kernel wants another word for it. Kernel memory limits are left out, as current
-// kernels have none.
-func normalize(res *specs.LinuxResources) *specs.LinuxResources {
-	out := *res
-	if m := res.Memory; m != nil {
-		out.Memory = &specs.LinuxMemory{
-			Limit: positive(m.Limit), Reservation: positive(m.Reservation), Swap: positive(m.Swap),
-			KernelTCP: positive(m.KernelTCP), Swappiness: m.Swappiness, DisableOOMKiller: m.DisableOOMKiller,
+// unifiedControllers checks the keys of linux.resources.unified, which are names of files in v2, and returns their controllers.
+func (c *Cgroup) unifiedControllers(values map[string]string) ([]string, error) {
+	var out []string
+	for _, key := range sortedKeys(values) {
+		controller, _, ok := strings.Cut(key, ".")
+		switch {
+		case !ok || controller == "" || strings.Contains(key, "/"):
+			return nil, fieldError(key, "unified", errors.New("not the name of a file of cgroup v2, CONTROLLER.PARAMETER"))
+		case controller == "cgroup":
+			if c.tree("") == nil {
+				return nil, fieldError(key, "unified", errNoUnified)
+			}
+		case !c.offers(controller):
+			return nil, fieldError(key, "unified", errNoUnified)
+		default:
+			out = append(out, controller)
 		}
 	}
-	if res.CPU != nil {
-		u := *res.CPU
-		u.Quota = positive(u.Quota)
-		u.Shares, u.Period, u.RealtimePeriod = nonzero(u.Shares), nonzero(u.Period), nonzero(u.RealtimePeriod)
-		u.Burst = nonzero(u.Burst)
-		out.CPU = &u
-	}
-	if res.Pids != nil {
-		out.Pids = &specs.LinuxPids{Limit: positive(res.Pids.Limit)}
-	}
-	if res.BlockIO != nil {
-		b := *res.BlockIO
-		b.Weight, b.LeafWeight = nonzero(b.Weight), nonzero(b.LeafWeight)
-		out.BlockIO = &b
-	}
-	return &out
+	return out, nil
 }
 
-// positive returns v, or nil for what is not above zero.
-func positive(v *int64) *int64 {
-	if v == nil || *v <= 0 {
-		return nil
+// errNoUnified is about a v2 value on a host with v1.
+var errNoUnified = fmt.Errorf("invalid configuration: this host's controllers are on cgroup v1: %w", errors.ErrUnsupported)
+
+// applyUnified writes linux.resources.unified, a line at a time, behind everything else and so over it.
+func (c *Cgroup) applyUnified(values map[string]string) error {
+	for _, key := range sortedKeys(values) {
+		for line := range strings.SplitSeq(strings.TrimRight(values[key], "\n"), "\n") {
+			if err := writeFile(c.UnifiedDir()+"/"+key, line); err != nil {
+				return fieldError(key, "unified", err)
+			}
+		}
 	}
-	return v
+	return nil
 }
 
-// nonzero returns v, or nil for a zero.
-func nonzero[T uint16 | uint64](v *T) *T {
-	if v == nil || *v == 0 {
-		return nil
-	}
-	return v
+// FieldError says that a limit could not be set, and which.
+type FieldError struct {
+	What     string // what the limit is called in words
+	Field    string // the place in Document
+	Document string // "config.json: linux.resources" for the limits that a container is made with
+	Err      error
 }
+
+func (e *FieldError) Error() string {
+	return fmt.Sprintf("set %s: %v (%s.%s)", e.What, e.Err, e.Document, e.Field)
+}
+
+func (e *FieldError) Unwrap() error { return e.Err }
 
 // fieldError adds to an error the place in config.json that asked for what went wrong. The "permission denied" that cgroup
 // file systems answer for a file they don't have is replaced by what it means.
@@ -87,10 +126,8 @@ func fieldError(what, field string, err error) error {
 		return nil
 	}
 	var pe *fs.PathError
-	if errors.As(err, &pe) && (errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist)) {
-		if _, serr := readFile(pe.Path); errors.Is(serr, fs.ErrNotExist) {
-			err = fmt.Errorf("this kernel has no %s: %w", filepath.Base(pe.Path), errors.ErrUnsupported)
-		}
+	if errors.As(err, &pe) && (errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist)) && !exists(pe.Path) {
+		err = fmt.Errorf("this kernel has no %s: %w", filepath.Base(pe.Path), errors.ErrUnsupported)
 	}
-	return fmt.Errorf("set %s: %w (config.json: linux.resources.%s)", what, err, field)
+	return &FieldError{What: what, Field: field, Document: "config.json: linux.resources", Err: err}
 }

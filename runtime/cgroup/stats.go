@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 
 	"github.com/containerd/cgroups/v3/cgroup1"
 	legacystats "github.com/containerd/cgroups/v3/cgroup1/stats"
 	"github.com/containerd/cgroups/v3/cgroup2"
+	"golang.org/x/sys/unix"
 )
 
 // Stats is what a group uses and has used. What the host does not count is 0.
@@ -83,4 +85,24 @@ func (c *Cgroup) legacyStats() (*Stats, error) {
 		MemoryUsage: st.Memory.GetUsage().GetUsage(), MemoryPeak: st.Memory.GetUsage().GetMax(),
 		MemoryCached: st.Memory.GetTotalCache(), OOMKills: st.MemoryOomControl.GetOomKill(), Pids: st.Pids.GetCurrent(),
 	}, nil
+}
+
+// libraryRoot returns the directory below which the library finds a controller's hierarchy under the controller's name, which
+// on hosts that mount several together (cpu,cpuacct) is a link. Elsewhere the library would write limits into a directory of
+// an ordinary file system and nobody would notice.
+func (c *Cgroup) libraryRoot(controller string) (string, error) {
+	h := c.tree(controller)
+	if h == nil {
+		return "", notMounted(controller)
+	}
+	root := filepath.Dir(h.mount)
+	if filepath.Base(h.mount) == controller {
+		return root, nil
+	}
+	var a, b unix.Stat_t
+	if unix.Stat(h.mount, &a) != nil || unix.Stat(root+"/"+controller, &b) != nil || a.Dev != b.Dev {
+		return "", fmt.Errorf("the %s controller is mounted on %s and not reachable as %s/%s",
+			controller, h.mount, root, controller)
+	}
+	return root, nil
 }
