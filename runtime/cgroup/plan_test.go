@@ -44,115 +44,129 @@ func planned(t *testing.T, c *Cgroup, res *specs.LinuxResources) string {
 	return strings.Join(out, "; ")
 }
 
+// planCase is limits and the plans for them.
+type planCase struct {
+	res    specs.LinuxResources
+	v1, v2 string
+}
+
+// disk is a device with limits.
+var disk = specs.LinuxBlockIODevice{Major: 8, Minor: 16}
+
+// memoryAndCPU are the controllers with rules.
+var memoryAndCPU = map[string]planCase{
+	"nothing": {},
+	"memory": {
+		specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(150)), Reservation: ptr(int64(50))}},
+		"{memory.limit_in_bytes=100, memory.memsw.limit_in_bytes=150}; memory.soft_limit_in_bytes=50",
+		"memory.swap.max=50; memory.max=100; memory.low=50",
+	},
+	"no swap": {
+		specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(100))}},
+		"{memory.limit_in_bytes=100, memory.memsw.limit_in_bytes=100}",
+		"memory.swap.max=0; memory.max=100",
+	},
+	"memory without a limit takes swap along": {
+		specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}},
+		"{memory.limit_in_bytes=-1, memory.memsw.limit_in_bytes=-1}",
+		"memory.swap.max=max; memory.max=max",
+	},
+	"swap without a limit": {
+		specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: ptr(int64(100))}},
+		"memory.memsw.limit_in_bytes=100",
+		"error: set swap: needs a memory limit, as it is the sum of memory and swap (config.json: linux.resources.memory.swap)",
+	},
+	"what the kernel has no longer": {
+		specs.LinuxResources{Memory: &specs.LinuxMemory{Kernel: ptr(int64(1)), KernelTCP: ptr(int64(1)), DisableOOMKiller: ptr(false)}},
+		"", "",
+	},
+	"memory of v1": {
+		specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: ptr(uint64(0)), DisableOOMKiller: ptr(true), UseHierarchy: ptr(true)}},
+		"memory.oom_control=1; memory.use_hierarchy=1; memory.swappiness=0",
+		"error: set swappiness: cgroup v2 has none: unsupported operation (config.json: linux.resources.memory.swappiness)",
+	},
+	"cpu": {
+		specs.LinuxResources{CPU: &specs.LinuxCPU{
+			Shares: ptr(uint64(1024)), Quota: ptr(int64(5)), Period: ptr(uint64(10)), Burst: ptr(uint64(0)), Cpus: "0-1", Mems: "0",
+		}},
+		"cpu.shares=1024; {cpu.cfs_period_us=10, cpu.cfs_burst_us=0, cpu.cfs_quota_us=5}; cpuset.cpus=0-1; cpuset.mems=0",
+		"cpu.weight=100; {cpu.max.burst=0, cpu.max=5 10}; cpuset.cpus=0-1; cpuset.mems=0",
+	},
+	"quota without a period": {
+		specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(5))}}, "cpu.cfs_quota_us=5", "cpu.max=5 100000",
+	},
+	"period without a quota": {
+		specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(-1)), Period: ptr(uint64(10))}},
+		"{cpu.cfs_period_us=10, cpu.cfs_quota_us=-1}", "cpu.max=max 10",
+	},
+	"idle has no shares": {
+		specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(100)), Idle: ptr(int64(1))}}, "cpu.idle=1", "cpu.idle=1",
+	},
+	"idle no more": {
+		specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(100)), Idle: ptr(int64(0))}},
+		"cpu.idle=0; cpu.shares=100", "cpu.idle=0; cpu.weight=17",
+	},
+	"real time": {
+		specs.LinuxResources{CPU: &specs.LinuxCPU{RealtimePeriod: ptr(uint64(10)), RealtimeRuntime: ptr(int64(5))}},
+		"{cpu.rt_period_us=10, cpu.rt_runtime_us=5}",
+		"error: set real-time quota: cgroup v2 has none: unsupported operation (config.json: linux.resources.cpu.realtimeRuntime)",
+	},
+	"pids":      {specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(7))}}, "pids.max=7", "pids.max=7"},
+	"no pids":   {specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(0))}}, "pids.max=1", "pids.max=1"},
+	"many pids": {specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}, "pids.max=max", "pids.max=max"},
+}
+
+// otherLimits are those that are written as they are.
+var otherLimits = map[string]planCase{
+	"weights": {
+		specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
+			Weight: ptr(uint16(750)), WeightDevice: []specs.LinuxWeightDevice{{LinuxBlockIODevice: disk, Weight: ptr(uint16(10))}},
+		}},
+		"blkio.weight=750 or blkio.bfq.weight=750; blkio.weight_device=8:16 10 or blkio.bfq.weight_device=8:16 10",
+		"io.bfq.weight=default 750 or io.weight=default 7475; io.bfq.weight=8:16 10 or io.weight=8:16 1",
+	},
+	"throttles": {
+		specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
+			ThrottleReadBpsDevice:   []specs.LinuxThrottleDevice{{LinuxBlockIODevice: disk, Rate: 1}},
+			ThrottleWriteIOPSDevice: []specs.LinuxThrottleDevice{{LinuxBlockIODevice: disk, Rate: 0}},
+		}},
+		"blkio.throttle.read_bps_device=8:16 1; blkio.throttle.write_iops_device=8:16 0",
+		"io.max=8:16 rbps=1; io.max=8:16 wiops=max",
+	},
+	"huge pages": {
+		specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 5}}},
+		"hugetlb.2MB.limit_in_bytes=5; hugetlb.2MB.rsvd.limit_in_bytes=5", "hugetlb.2MB.max=5; hugetlb.2MB.rsvd.max=5",
+	},
+	"rdma": {
+		specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx": {HcaHandles: ptr(uint32(3)), HcaObjects: ptr(uint32(4))}}},
+		"rdma.max=mlx hca_handle=3 hca_object=4", "rdma.max=mlx hca_handle=3 hca_object=4",
+	},
+	"network": {
+		specs.LinuxResources{Network: &specs.LinuxNetwork{
+			ClassID: ptr(uint32(0x100001)), Priorities: []specs.LinuxInterfacePriority{{Name: "lo", Priority: 3}},
+		}},
+		"net_cls.classid=1048577; net_prio.ifpriomap=lo 3",
+		"error: set net_cls: cgroup v2 has no net_cls controller: unsupported operation (config.json: linux.resources.network.classID)",
+	},
+	"zeros": {specs.LinuxResources{
+		CPU:     &specs.LinuxCPU{Shares: ptr(uint64(0)), Period: ptr(uint64(0)), Quota: ptr(int64(0))},
+		Memory:  &specs.LinuxMemory{Limit: ptr(int64(0)), Swap: ptr(int64(0))},
+		BlockIO: &specs.LinuxBlockIO{Weight: ptr(uint16(0))}, Network: &specs.LinuxNetwork{ClassID: ptr(uint32(0))},
+	}, "", ""},
+}
+
 func TestPlan(t *testing.T) {
-	device := specs.LinuxBlockIODevice{Major: 8, Minor: 16}
-	for name, c := range map[string]struct {
-		res    specs.LinuxResources
-		v1, v2 string
-	}{
-		"nothing": {},
-		"memory": {
-			specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(150)), Reservation: ptr(int64(50))}},
-			"{memory.limit_in_bytes=100, memory.memsw.limit_in_bytes=150}; memory.soft_limit_in_bytes=50",
-			"memory.swap.max=50; memory.max=100; memory.low=50",
-		},
-		"no swap": {
-			specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(100))}},
-			"{memory.limit_in_bytes=100, memory.memsw.limit_in_bytes=100}",
-			"memory.swap.max=0; memory.max=100",
-		},
-		"memory without a limit takes swap along": {
-			specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}},
-			"{memory.limit_in_bytes=-1, memory.memsw.limit_in_bytes=-1}",
-			"memory.swap.max=max; memory.max=max",
-		},
-		"swap without a limit": {
-			specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: ptr(int64(100))}},
-			"memory.memsw.limit_in_bytes=100",
-			"error: set swap: needs a memory limit, as it is the sum of memory and swap (config.json: linux.resources.memory.swap)",
-		},
-		"what the kernel has no longer": {
-			specs.LinuxResources{Memory: &specs.LinuxMemory{Kernel: ptr(int64(1)), KernelTCP: ptr(int64(1)), DisableOOMKiller: ptr(false)}},
-			"", "",
-		},
-		"memory of v1": {
-			specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: ptr(uint64(0)), DisableOOMKiller: ptr(true), UseHierarchy: ptr(true)}},
-			"memory.oom_control=1; memory.use_hierarchy=1; memory.swappiness=0",
-			"error: set swappiness: cgroup v2 has none: unsupported operation (config.json: linux.resources.memory.swappiness)",
-		},
-		"cpu": {
-			specs.LinuxResources{CPU: &specs.LinuxCPU{
-				Shares: ptr(uint64(1024)), Quota: ptr(int64(5)), Period: ptr(uint64(10)), Burst: ptr(uint64(0)), Cpus: "0-1", Mems: "0",
-			}},
-			"cpu.shares=1024; {cpu.cfs_period_us=10, cpu.cfs_burst_us=0, cpu.cfs_quota_us=5}; cpuset.cpus=0-1; cpuset.mems=0",
-			"cpu.weight=100; {cpu.max.burst=0, cpu.max=5 10}; cpuset.cpus=0-1; cpuset.mems=0",
-		},
-		"quota without a period": {
-			specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(5))}}, "cpu.cfs_quota_us=5", "cpu.max=5 100000",
-		},
-		"period without a quota": {
-			specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(-1)), Period: ptr(uint64(10))}},
-			"{cpu.cfs_period_us=10, cpu.cfs_quota_us=-1}", "cpu.max=max 10",
-		},
-		"idle has no shares": {
-			specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(100)), Idle: ptr(int64(1))}}, "cpu.idle=1", "cpu.idle=1",
-		},
-		"idle no more": {
-			specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(100)), Idle: ptr(int64(0))}},
-			"cpu.idle=0; cpu.shares=100", "cpu.idle=0; cpu.weight=17",
-		},
-		"real time": {
-			specs.LinuxResources{CPU: &specs.LinuxCPU{RealtimePeriod: ptr(uint64(10)), RealtimeRuntime: ptr(int64(5))}},
-			"{cpu.rt_period_us=10, cpu.rt_runtime_us=5}",
-			"error: set real-time quota: cgroup v2 has none: unsupported operation (config.json: linux.resources.cpu.realtimeRuntime)",
-		},
-		"pids":      {specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(7))}}, "pids.max=7", "pids.max=7"},
-		"no pids":   {specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(0))}}, "pids.max=1", "pids.max=1"},
-		"many pids": {specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}, "pids.max=max", "pids.max=max"},
-		"weights": {
-			specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
-				Weight: ptr(uint16(750)), WeightDevice: []specs.LinuxWeightDevice{{LinuxBlockIODevice: device, Weight: ptr(uint16(10))}},
-			}},
-			"blkio.weight=750 or blkio.bfq.weight=750; blkio.weight_device=8:16 10 or blkio.bfq.weight_device=8:16 10",
-			"io.bfq.weight=default 750 or io.weight=default 7475; io.bfq.weight=8:16 10 or io.weight=8:16 1",
-		},
-		"throttles": {
-			specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
-				ThrottleReadBpsDevice:   []specs.LinuxThrottleDevice{{LinuxBlockIODevice: device, Rate: 1}},
-				ThrottleWriteIOPSDevice: []specs.LinuxThrottleDevice{{LinuxBlockIODevice: device, Rate: 0}},
-			}},
-			"blkio.throttle.read_bps_device=8:16 1; blkio.throttle.write_iops_device=8:16 0",
-			"io.max=8:16 rbps=1; io.max=8:16 wiops=max",
-		},
-		"huge pages": {
-			specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 5}}},
-			"hugetlb.2MB.limit_in_bytes=5; hugetlb.2MB.rsvd.limit_in_bytes=5", "hugetlb.2MB.max=5; hugetlb.2MB.rsvd.max=5",
-		},
-		"rdma": {
-			specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx": {HcaHandles: ptr(uint32(3)), HcaObjects: ptr(uint32(4))}}},
-			"rdma.max=mlx hca_handle=3 hca_object=4", "rdma.max=mlx hca_handle=3 hca_object=4",
-		},
-		"network": {
-			specs.LinuxResources{Network: &specs.LinuxNetwork{
-				ClassID: ptr(uint32(0x100001)), Priorities: []specs.LinuxInterfacePriority{{Name: "lo", Priority: 3}},
-			}},
-			"net_cls.classid=1048577; net_prio.ifpriomap=lo 3",
-			"error: set net_cls: cgroup v2 has no net_cls controller: unsupported operation (config.json: linux.resources.network.classID)",
-		},
-		"zeros": {specs.LinuxResources{
-			CPU:     &specs.LinuxCPU{Shares: ptr(uint64(0)), Period: ptr(uint64(0)), Quota: ptr(int64(0))},
-			Memory:  &specs.LinuxMemory{Limit: ptr(int64(0)), Swap: ptr(int64(0))},
-			BlockIO: &specs.LinuxBlockIO{Weight: ptr(uint16(0))}, Network: &specs.LinuxNetwork{ClassID: ptr(uint32(0))},
-		}, "", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := planned(t, everywhere, &c.res); got != c.v1 {
-				t.Errorf("v1:\n%s\nwant\n%s", got, c.v1)
-			}
-			if got := planned(t, modern, &c.res); got != c.v2 {
-				t.Errorf("v2:\n%s\nwant\n%s", got, c.v2)
-			}
-		})
+	for _, cases := range []map[string]planCase{memoryAndCPU, otherLimits} {
+		for name, c := range cases {
+			t.Run(name, func(t *testing.T) {
+				if got := planned(t, everywhere, &c.res); got != c.v1 {
+					t.Errorf("v1:\n%s\nwant\n%s", got, c.v1)
+				}
+				if got := planned(t, modern, &c.res); got != c.v2 {
+					t.Errorf("v2:\n%s\nwant\n%s", got, c.v2)
+				}
+			})
+		}
 	}
 }
 
