@@ -69,9 +69,6 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
-	if err := checkHooks(b.Spec.Hooks); err != nil {
-		return nil, fmt.Errorf("create container %s: %w", id, err)
-	}
 	r.warnCapabilities(id, b.Spec.Process)
 	c := &creation{runtime: r, ctx: ctx, id: id, bundle: b, options: o, dir: r.Dir(id)}
 	unlock, err := c.makeDir()
@@ -106,9 +103,16 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 		return nil, err
 	}
 	if gate == boot.GateWord {
-		container.poststart(ctx)
+		if err := container.poststart(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return container, nil
+}
+
+// container is the container as far as it is made.
+func (c *creation) container() *Container {
+	return &Container{runtime: c.runtime, dir: c.dir, state: c.state}
 }
 
 // makeDir makes the container's directory, or takes one that was prepared and holds no container yet, and locks it.
@@ -136,7 +140,7 @@ func (c *creation) makeDir() (unlock func(), err error) {
 func (c *creation) start(gate boot.Gate) error {
 	facts := Facts(c.id, c.bundle, c.cgroup)
 	facts.Gate, facts.NoPivot, facts.NoNewKeyring = gate, c.options.NoPivot, c.options.NoNewKeyring
-	facts.Hooks = c.hasRuntimeHooks()
+	facts.Hooks = c.hasCreateHooks()
 	program, err := boot.Compile(c.bundle.Spec, facts)
 	if err != nil {
 		return err
@@ -150,7 +154,7 @@ func (c *creation) start(gate boot.Gate) error {
 	}
 	c.closers = append(c.closers, func() { c.child.Close() })
 	status := specs.StateCreating
-	if gate == boot.GateWord && !facts.Hooks {
+	if gate == boot.GateWord && !facts.Hooks && !hasStartHooks(c.bundle.Spec) {
 		status = specs.StateRunning // as it will be when the child gets its word, unless nothing is left of it
 	}
 	return c.record(status)
@@ -283,6 +287,9 @@ func (c *creation) follow(gate boot.Gate) error {
 			if ready = true; gate == boot.GateSocket {
 				return nil
 			}
+			if err := c.container().startHooks(c.ctx); err != nil {
+				return err
+			}
 			if err := c.allow(); err != nil {
 				return err
 			}
@@ -291,7 +298,7 @@ func (c *creation) follow(gate boot.Gate) error {
 				return err
 			}
 		case boot.MarkPrepare:
-			if err := c.runtimeHooks(); err != nil {
+			if err := c.createHooks(); err != nil {
 				return err
 			}
 			if err := c.child.Continue(); err != nil {
@@ -330,6 +337,9 @@ func (c *creation) undo() error {
 	}
 	if c.fresh {
 		errs = append(errs, os.RemoveAll(c.dir))
+	}
+	if c.state != nil {
+		c.container().poststop(context.WithoutCancel(c.ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -57,6 +57,26 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	c.runtime.warnCapabilities(c.ID(), o.Process)
 	e := &execution{container: c, options: o}
 	defer func() { e.close() }()
+	child, err := e.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(writePidFile(o.PidFile, child.Pid), sendPidfd(o.PidfdSocket, child.Pid)); err != nil {
+		return nil, errors.Join(err, child.Kill())
+	}
+	return &Process{Pid: child.Pid}, nil
+}
+
+// execution is the work of one Exec.
+type execution struct {
+	container *Container
+	options   ExecOptions
+	program   string // what is executed when it is not found by the first argument
+	files     []*os.File
+}
+
+// begin starts the process and returns when its program runs.
+func (e *execution) begin(ctx context.Context) (*boot.Child, error) {
 	program, bind, err := e.prepare()
 	if err != nil {
 		return nil, err
@@ -70,17 +90,7 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		_ = child.Kill() // it may have ended by itself
 		return nil, err
 	}
-	if err := errors.Join(writePidFile(o.PidFile, child.Pid), sendPidfd(o.PidfdSocket, child.Pid)); err != nil {
-		return nil, errors.Join(err, child.Kill())
-	}
-	return &Process{Pid: child.Pid}, nil
-}
-
-// execution is the work of one Exec.
-type execution struct {
-	container *Container
-	options   ExecOptions
-	files     []*os.File
+	return child, nil
 }
 
 func (e *execution) close() {
@@ -95,6 +105,7 @@ func (e *execution) prepare() (*boot.Program, boot.Bind, error) {
 	bind := boot.Bind{Slots: map[string]int{}, Preserve: o.PreserveFDs}
 	facts := boot.ExecFacts{
 		Document: o.Document, Nofile: openFiles(), Capabilities: heldCapabilities(), Home: home(s.Bundle, o.Process),
+		Program: e.program,
 	}
 	if l := s.Bundle.Spec.Linux; l != nil {
 		facts.Personality, facts.MemoryPolicy = l.Personality, l.MemoryPolicy

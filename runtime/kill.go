@@ -150,8 +150,11 @@ func (c *Container) delete(ctx context.Context, force bool) error {
 			return err
 		}
 	}
+	if err := os.RemoveAll(c.dir); err != nil {
+		return err
+	}
 	c.poststop(ctx)
-	return os.RemoveAll(c.dir)
+	return nil
 }
 
 // waitStopped waits until the first process has ended.

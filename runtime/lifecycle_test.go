@@ -1,9 +1,7 @@
 package runtime
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -173,54 +171,6 @@ func TestPidReuse(t *testing.T) {
 	}
 	if err := c.Save(func(s *State) { s.Pid = pid }); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// TestHooks checks when the runtime's hooks run, what they are told, and what a failing one does.
-func TestHooks(t *testing.T) {
-	l := newLab(t)
-	dir := t.TempDir()
-	hook := func(name string) []specs.Hook {
-		script := fmt.Sprintf("{ cat; echo; } >%s/%s", dir, name)
-		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin:/usr/bin"}}}
-	}
-	told := func(name string) (s specs.State) {
-		t.Helper()
-		data, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(data, &s); err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	b := l.bundle("sleep 1000")
-	b.Spec.Hooks = &specs.Hooks{CreateRuntime: hook("createRuntime"), Poststart: hook("poststart"), Poststop: hook("poststop")}
-	c := l.create("one", b)
-	if s := told("createRuntime"); s.ID != "one" || s.Status != specs.StateCreating || s.Pid != c.State().Pid || s.Bundle != b.Dir {
-		t.Errorf("createRuntime was told %+v", s)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "poststart")); err == nil {
-		t.Error("poststart ran before the start")
-	}
-	if err := c.Start(l.ctx); err != nil {
-		t.Fatal(err)
-	}
-	if s := told("poststart"); s.Status != specs.StateRunning {
-		t.Errorf("poststart was told %+v", s)
-	}
-	l.remove(c)
-	if s := told("poststop"); s.Status != specs.StateStopped {
-		t.Errorf("poststop was told %+v", s)
-	}
-	b.Spec.Hooks.CreateRuntime = []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo no; exit 3"}}}
-	_, err := l.runtime.Create(l.ctx, "two", b, CreateOptions{})
-	if want := "run hook /bin/sh: exit status 3: no (config.json: hooks.createRuntime[0])"; err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("create: %v, want %s", err, want)
-	}
-	if _, err := os.Stat(l.runtime.Dir("two")); err == nil {
-		t.Error("the container is there after a failed hook")
 	}
 }
 

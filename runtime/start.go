@@ -70,6 +70,9 @@ func (c *Container) start(ctx context.Context) error {
 	if status := c.Status(); status == StatePaused || !mayBecome(status, specs.StateRunning) {
 		return fmt.Errorf("cannot start a container that is %s", status)
 	}
+	if err := c.startHooks(ctx); err != nil {
+		return errors.Join(err, c.end(), c.waitStopped(ctx))
+	}
 	conn, err := c.dialGate()
 	if err != nil && !errors.Is(err, unix.ECONNREFUSED) { // refused: an earlier start opened it and was killed before it could say so
 		return fmt.Errorf("open gate: %w", err)
@@ -88,8 +91,7 @@ func (c *Container) start(ctx context.Context) error {
 	if err := c.save(func(s *State) { s.Status = specs.StateRunning }); err != nil {
 		return err
 	}
-	c.poststart(ctx)
-	return nil
+	return c.poststart(ctx)
 }
 
 // dialGate connects to the gate.

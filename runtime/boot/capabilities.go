@@ -46,6 +46,15 @@ func parseCapabilities(c *specs.LinuxCapabilities) (s capabilitySets) {
 	return s
 }
 
+// AllCapabilities returns sets that leave a process everything it may have.
+func AllCapabilities() *specs.LinuxCapabilities {
+	all := make([]string, len(capabilityNames))
+	for i, n := range capabilityNames {
+		all[i] = "CAP_" + n
+	}
+	return &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all}
+}
+
 // limit leaves out of the sets what the runtime does not hold itself and so can't give: without it capset would set nothing.
 func (s *capabilitySets) limit(held uint64) {
 	for _, set := range []*uint64{&s.effective, &s.permitted, &s.inheritable, &s.ambient} {

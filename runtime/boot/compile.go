@@ -36,7 +36,7 @@ type Facts struct {
 	Home string
 	// Gate says what holds the program back after everything is prepared.
 	Gate Gate
-	// Hooks makes the program report "prepare" and wait before it changes a mount, so that hooks can run.
+	// Hooks makes the program report MarkPrepare and wait when the container's mounts are there and its root is not yet exchanged.
 	Hooks bool
 	// NoPivot moves the root file system onto / instead of exchanging it: for hosts that run from a ramdisk.
 	NoPivot bool
@@ -97,14 +97,14 @@ func Compile(s *specs.Spec, f Facts) (*Program, error) {
 	c.begin()
 	c.namespaces()
 	c.host()
+	c.root()
+	c.mounts()
+	c.devices()
 	if f.Hooks {
 		c.on(MarkPrepare, "hooks")
 		c.do(opReport)
 		c.do(opAwait)
 	}
-	c.root()
-	c.mounts()
-	c.devices()
 	c.console("root")
 	c.hide()
 	c.workingDir()
@@ -121,6 +121,8 @@ type compiler struct {
 	spec  *specs.Spec
 	facts Facts
 	users bool // there is a new user namespace
+
+	program string // of an exec, when not its first argument
 }
 
 // refuse names what this package does not do yet: leaving out what protects a container would be worse than an error.

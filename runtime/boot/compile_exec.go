@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -40,7 +41,7 @@ func (c *compiler) lookup(p *specs.Process) {
 		c.fail(errors.New("compile " + c.facts.Document + ": no program (" + c.facts.Document + ": process.args)"))
 		return
 	}
-	file := p.Args[0]
+	file := cmp.Or(c.program, p.Args[0])
 	c.p.exec = execPlan{args: p.Args, env: p.Env}
 	if c.facts.Home != "" && environment(p.Env, "HOME") == "" {
 		c.p.exec.env = append(append([]string(nil), p.Env...), "HOME="+c.facts.Home)
@@ -111,6 +112,8 @@ type ExecFacts struct {
 	Capabilities uint64
 	Home         string
 	Gate         Gate
+	// Program is the path of the program when that is not what the first argument says.
+	Program string
 	// Personality and MemoryPolicy are the container's: what its specification has in linux.
 	Personality  *specs.LinuxPersonality
 	MemoryPolicy *specs.LinuxMemoryPolicy
@@ -127,6 +130,7 @@ func CompileExec(p *specs.Process, f ExecFacts) (*Program, error) {
 		spec:    s,
 		facts:   Facts{Document: f.Document, Tasks: f.Tasks, Nofile: f.Nofile, Capabilities: f.Capabilities, Home: f.Home, Gate: f.Gate},
 		users:   f.Namespaces&unix.CLONE_NEWUSER != 0,
+		program: f.Program,
 	}
 	c.begin()
 	c.enterCgroup(p.ExecCPUAffinity)
