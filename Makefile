@@ -30,6 +30,12 @@ test-engines: build ## Run the tests of zap below podman and containerd
 test-e2e: build ## Run the tests between two hosts made of network namespaces
 	@bash .ci/test e2e
 
+.PHONY: test-guest test-vm
+test-guest: deps build ## Run the packages' tests in a virtual machine with a stock Debian kernel and cgroup v2
+	@bash .ci/test guest
+test-vm: deps build ## Move pods between virtual machines with different kernels (emulated; ZAP_VM_ACCEL=kvm where there is one)
+	@bash .ci/test vm
+
 .PHONY: lint
 lint: ## Check form and common mistakes: gofumpt, go vet, staticcheck
 	@out=$$($(tools) gofumpt -l .); [ -z "$$out" ] || { echo "gofumpt: $$out" >&2; exit 1; }

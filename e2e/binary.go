@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// modulePath is this module's.
+const modulePath = "github.com/zap-migrate/zap"
+
 // scratch is the directory for what all tests of one run share: the built programs, the root file systems.
 var scratch struct {
 	once sync.Once
@@ -60,7 +63,7 @@ func Binary(t testing.TB) string {
 	if path := zapPath(); path != "" {
 		return path
 	}
-	return build(t, "zap", "../cmd/zap")
+	return build(t, "zap", modulePath+"/cmd/zap")
 }
 
 // build builds a Go program once, without cgo, and answers with its path.

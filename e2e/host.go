@@ -38,6 +38,7 @@ type Host struct {
 	Quiet bool
 
 	lab     *Lab
+	zap     string // where zap is on a machine of its own, see Remote; empty for Binary
 	port    string // the switch's side of its cable
 	servers []*Server
 }
@@ -108,7 +109,15 @@ func (h *Host) zapArgs(args ...string) []string { return append([]string{"--root
 
 // TryZap runs zap in the host and answers with how it ended.
 func (h *Host) TryZap(t testing.TB, args ...string) Result {
-	return h.Try(Binary(t), h.zapArgs(args...)...)
+	return h.Try(h.binary(t), h.zapArgs(args...)...)
+}
+
+// binary is the zap under test, as commands in the host find it.
+func (h *Host) binary(t testing.TB) string {
+	if h.remote() {
+		return h.zap
+	}
+	return Binary(t)
 }
 
 // Zap runs zap in the host, where it must succeed, and answers with its standard output.
@@ -160,6 +169,9 @@ func (h *Host) FillRoot(t testing.TB, free int64) (undo func()) {
 
 // removePods takes away what a test left running, by zap's own means.
 func (h *Host) removePods() {
+	if h.remote() {
+		return // they end with the machine
+	}
 	pods, err := readDirNames(h.Root)
 	if err != nil {
 		return
@@ -177,6 +189,10 @@ func (h *Host) printLogs() {
 	t := h.lab.t
 	for _, s := range h.servers {
 		t.Logf("%s: zap serve logged: %s", h.Name, lines(tail(s.log)))
+	}
+	if h.remote() {
+		h.printRemoteLogs()
+		return
 	}
 	found, _ := filepath.Glob(filepath.Join(h.Root, "*", "*log*"))
 	for _, path := range found {

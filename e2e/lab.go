@@ -43,11 +43,22 @@ type Lab struct {
 // not root. At the end of the test everything is removed; when the test did not pass, what the hosts logged is printed.
 func NewLab(t testing.TB, names ...string) *Lab {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: hosts are network namespaces")
-	}
 	if len(names) == 0 {
 		names = []string{"alpha", "beta"}
+	}
+	l := newLab(t)
+	for i, name := range names {
+		l.addHost(name, i+1)
+	}
+	l.run(Binary(t), append([]string{"keys", "init", filepath.Join(l.Dir, "keys")}, names...)...)
+	return l
+}
+
+// newLab makes a switch.
+func newLab(t testing.TB) *Lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: hosts are network namespaces")
 	}
 	id := make([]byte, 3)
 	rand.Read(id)
@@ -62,11 +73,7 @@ func NewLab(t testing.TB, names ...string) *Lab {
 	}
 	t.Cleanup(l.close)
 	l.sw = l.newNetNS("sw")
-	l.ip("-n", string(l.sw), "link", "add", "lan", "up", "type", "bridge", "stp_state", "0", "forward_delay", "0")
-	for i, name := range names {
-		l.addHost(name, i+1)
-	}
-	l.run(Binary(t), append([]string{"keys", "init", filepath.Join(l.Dir, "keys")}, names...)...)
+	l.ip("-n", string(l.sw), "link", "add", Lan, "up", "type", "bridge", "stp_state", "0", "forward_delay", "0")
 	return l
 }
 
@@ -136,7 +143,7 @@ func (l *Lab) newNetNS(name string) NetNS {
 func (l *Lab) plug(n NetNS, dev, port string) {
 	l.t.Helper()
 	l.ip("-n", string(l.sw), "link", "add", port, "type", "veth", "peer", "name", dev, "netns", string(n))
-	l.ip("-n", string(l.sw), "link", "set", port, "master", "lan", "up")
+	l.ip("-n", string(l.sw), "link", "set", port, "master", Lan, "up")
 	l.ip("-n", string(n), "link", "set", dev, "up")
 }
 

@@ -68,7 +68,7 @@ func (h *Host) StartMove(t testing.TB, pod string, to *Host, o MoveOptions) *Mov
 	args := append(h.logFlags(), append([]string{"migrate", "--tls", h.TLS, "--format", "json"}, o.Args...)...)
 	m := &Move{t: t, lines: make(chan Event, 1024)}
 	m.ctx, m.stop = context.WithTimeout(context.Background(), o.Timeout)
-	m.cmd = h.Command(m.ctx, Binary(t), h.zapArgs(append(args, pod, to.Peer())...)...)
+	m.cmd = h.Command(m.ctx, h.binary(t), h.zapArgs(append(args, pod, to.Peer())...)...)
 	m.cmd.Env = append(os.Environ(), o.Env...)
 	m.cmd.Stderr = &m.stderr
 	m.cmd.WaitDelay = closeDelay

@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	modulePath  = "github.com/zap-migrate/zap"
 	mostLines   = 600 // of a file
 	mostInAFunc = 90  // lines of a function
 )
@@ -37,12 +36,14 @@ var ranks = map[string]int{
 	"e2e":      9, "e2e/cell": 9,
 	"e2e/stage": 10,
 	"e2e/bench": 11, "e2e/demo": 11, "e2e/engines": 11,
+	"e2e/vm/remote": 9, "e2e/vm": 10, "e2e/vm/agent": 10,
 }
 
 // callsKernel is the packages that may import golang.org/x/sys/unix.
 var callsKernel = []string{
 	"runtime", "runtime/boot", "runtime/boot/nofile", "runtime/cgroup", "runtime/seccomp", "network", "network/stream", "criu",
 	"pod", "pod/pages", "pod/preflight", "pod/migrate", "cmd/zap", "e2e", "e2e/cell",
+	"e2e/vm", "e2e/vm/agent",
 }
 
 // source is one Go file of the repository.

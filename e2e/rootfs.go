@@ -337,7 +337,7 @@ func initCluster(bins, dir string) error {
 
 // ShellRootfs has a bash, a vi, busybox's applets for the rest, and the survivor.
 func ShellRootfs(t testing.TB) string {
-	survivor := build(t, "survivor", "./testdata/survivor")
+	survivor := build(t, "survivor", modulePath+"/e2e/testdata/survivor")
 	return MakeRootfs(t, "shell", func(r *Rootfs) error {
 		for _, p := range []string{"bash", "vim.tiny"} {
 			if err := r.program(p); err != nil {

@@ -14,6 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// serveTimeout bounds how long zap serve takes until it listens: it tries CRIU first, which takes its time in emulation.
+const serveTimeout = time.Minute
+
 // Server is a running zap serve.
 type Server struct {
 	Host *Host
@@ -35,7 +38,7 @@ func (h *Host) Serve(t testing.TB, env ...string) *Server {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	s.cmd = h.Command(context.Background(), Binary(t), h.zapArgs(append(append(h.logFlags(), "serve", "--listen", h.Peer(), "--tls", h.TLS), h.ServeFlags...)...)...)
+	s.cmd = h.Command(context.Background(), h.binary(t), h.zapArgs(append(append(h.logFlags(), "serve", "--listen", h.Peer(), "--tls", h.TLS), h.ServeFlags...)...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.Env = append(os.Environ(), env...)
 	if err := processes.start(s.cmd); err != nil {
@@ -47,11 +50,11 @@ func (h *Host) Serve(t testing.TB, env ...string) *Server {
 		close(s.done)
 	}()
 	s.Pid = s.cmd.Process.Pid
-	WaitFor(t, 15*time.Second, "zap serve to listen on "+h.Name, func() bool {
+	WaitFor(t, serveTimeout, "zap serve to listen on "+h.Name, func() bool {
 		if s.ended() {
 			t.Fatalf("zap serve on %s ended: %v: %s", h.Name, s.cmd.ProcessState, lines(tail(s.log)))
 		}
-		return listens(s.Pid, PeerPort)
+		return s.listening()
 	})
 	return s
 }
