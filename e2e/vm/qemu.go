@@ -35,11 +35,11 @@ func (c *cache) qemu(ctx context.Context) (*qemu, error) {
 func (q *qemu) command() (args, env []string) {
 	lib := filepath.Join(q.dir, "usr/lib/x86_64-linux-gnu")
 	return []string{
-			filepath.Join(q.dir, "usr/lib64/ld-linux-x86-64.so.2"), "--library-path", lib, filepath.Join(q.dir, "usr/bin/qemu-system-x86_64"),
-			"-L", filepath.Join(q.dir, "usr/share/qemu"), "-L", filepath.Join(q.dir, "usr/share/seabios"),
-		}, []string{
-			"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "QEMU_MODULE_DIR=" + lib + "/qemu",
-		}
+		filepath.Join(q.dir, "usr/lib64/ld-linux-x86-64.so.2"), "--library-path", lib, filepath.Join(q.dir, "usr/bin/qemu-system-x86_64"),
+		"-L", filepath.Join(q.dir, "usr/share/qemu"), "-L", filepath.Join(q.dir, "usr/share/seabios"),
+	}, []string{
+		"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "QEMU_MODULE_DIR=" + lib + "/qemu",
+	}
 }
 
 // accelerator is what runs the guests' instructions, and the processor they see.
