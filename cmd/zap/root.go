@@ -44,6 +44,7 @@ var verbs = []verb{
 	{"ps", newPsCommand},
 	{"pause", newPauseCommand},
 	{"resume", newResumeCommand},
+	{"update", newUpdateCommand},
 	{"spec", newSpecCommand},
 	{"explain", newExplainCommand},
 	{"check", newCheckCommand},

@@ -12,12 +12,23 @@ import (
 
 // Set applies res to a group that has processes, as Create does to a new one: what res does not mention stays as it is. A
 // memory limit below what the group uses and can't give up is refused (v1) or kills processes (v2): see MemoryUsage.
-func (c *Cgroup) Set(res *specs.LinuxResources) error {
-	if err := c.apply(res); err != nil {
+func (c *Cgroup) Set(res *specs.LinuxResources) error { return c.SetFrom(res, configDocument) }
+
+// SetFrom is Set for limits that are not from config.json: document is what errors call their place.
+func (c *Cgroup) SetFrom(res *specs.LinuxResources, document string) error {
+	err := c.apply(res)
+	var f *FieldError
+	if errors.As(err, &f) {
+		f.Document = document
+	}
+	if err != nil {
 		return fmt.Errorf("set limits of cgroup %s: %w", c.path, err)
 	}
 	return nil
 }
+
+// configDocument is where a container's limits are from unless they were updated.
+const configDocument = "config.json: linux.resources"
 
 // apply writes limits into the group.
 func (c *Cgroup) apply(res *specs.LinuxResources) error {
@@ -114,7 +125,11 @@ type FieldError struct {
 }
 
 func (e *FieldError) Error() string {
-	return fmt.Sprintf("set %s: %v (%s.%s)", e.What, e.Err, e.Document, e.Field)
+	sep := ": "
+	if e.Document == configDocument {
+		sep = "."
+	}
+	return fmt.Sprintf("set %s: %v (%s%s%s)", e.What, e.Err, e.Document, sep, e.Field)
 }
 
 func (e *FieldError) Unwrap() error { return e.Err }
@@ -129,5 +144,5 @@ func fieldError(what, field string, err error) error {
 	if errors.As(err, &pe) && (errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist)) && !exists(pe.Path) {
 		err = fmt.Errorf("this kernel has no %s: %w", filepath.Base(pe.Path), errors.ErrUnsupported)
 	}
-	return &FieldError{What: what, Field: field, Document: "config.json: linux.resources", Err: err}
+	return &FieldError{What: what, Field: field, Document: configDocument, Err: err}
 }
