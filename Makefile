@@ -6,8 +6,8 @@ SHELL       := /bin/bash
 export CGO_ENABLED := 0
 
 prefix  ?= /usr/local
-version ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
-ldflags := -s -w -X main.version=$(version)
+commit  ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
+ldflags := -s -w -X main.commit=$(commit)
 tools   := go tool -modfile=.ci/tools.mod
 
 .PHONY: deps

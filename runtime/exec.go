@@ -50,7 +50,7 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	}
 	switch status := c.Status(); {
 	case status == specs.StateStopped:
-		return nil, ErrNotRunning
+		return nil, fmt.Errorf("cannot exec in a stopped container: %w", ErrNotRunning)
 	case status == StatePaused && !o.IgnorePaused:
 		return nil, errors.New("cannot exec in a paused container (use --ignore-paused to override)")
 	}

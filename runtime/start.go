@@ -68,7 +68,7 @@ func (c *Container) start(ctx context.Context) error {
 		return err
 	}
 	if status := c.Status(); status == StatePaused || !mayBecome(status, specs.StateRunning) {
-		return fmt.Errorf("cannot start a container that is %s", status)
+		return errNotCreated(status)
 	}
 	if err := c.startHooks(ctx); err != nil {
 		return errors.Join(err, c.end(), c.waitStopped(ctx))
@@ -92,6 +92,17 @@ func (c *Container) start(ctx context.Context) error {
 		return err
 	}
 	return c.poststart(ctx)
+}
+
+// errNotCreated is why a container that waits for no start can't be started, in runc's words.
+func errNotCreated(status specs.ContainerState) error {
+	switch status {
+	case specs.StateStopped:
+		return errors.New("cannot start a container that has stopped")
+	case specs.StateRunning:
+		return errors.New("cannot start an already running container")
+	}
+	return fmt.Errorf("cannot start a container that is %s", status)
 }
 
 // dialGate connects to the gate.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,7 +23,7 @@ type execFlags struct {
 	consoleSocket, pidfdSocket, cwd, user, process, pidFile, label, apparmor string
 	env, caps                                                                []string
 	groups                                                                   []uint
-	tty, detach, noNewPrivs, ignorePaused                                    bool
+	tty, detach, noNewPrivs, noNewPrivsSet, ignorePaused                     bool
 	preserveFDs                                                              int
 	cgroup                                                                   []string
 }
@@ -54,17 +55,16 @@ func newExecCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec [flags] CONTAINER COMMAND [ARG...] | --process FILE CONTAINER",
 		Short: "Run another process in a container",
-		Args:  cobra.MinimumNArgs(1),
+		Long: `Run another process in a container: in its namespaces and its cgroup, with the user, environment and rights of the
+container's own program except for what flags change, or with all that FILE says.
+
+Without --detach it waits for the process, passes signals on to it and exits with its exit code, or 128 and the signal that ended it. When the
+process can't be run the exit code is 255.`,
+		Example: "zap exec web1 ps\nzap exec -t web1 sh\nzap exec -u 1000:1000 -e LANG=C --cwd /srv web1 ls -l\nzap exec --process process.json --detach --pid-file p.pid web1",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := runtime.New(g.root, g.log).Load(args[0])
-			if err != nil {
-				return err
-			}
-			o, err := f.options(c.State().Bundle.Spec.Process, args[1:])
-			if err != nil {
-				return fmt.Errorf("exec in container %s: %w", args[0], err)
-			}
-			code, err := execForeground(cmd.Context(), c, o, f.detach)
+			f.noNewPrivsSet = cmd.Flags().Changed("no-new-privs")
+			code, err := f.run(cmd.Context(), runtime.New(g.root, g.log), args)
 			if err != nil {
 				return &exitError{code: 255, err: err}
 			}
@@ -75,12 +75,25 @@ func newExecCommand(g *globals) *cobra.Command {
 	return cmd
 }
 
+// run finds the container and runs the process.
+func (f *execFlags) run(ctx context.Context, rt *runtime.Runtime, args []string) (int, error) {
+	c, err := rt.Load(args[0])
+	if err != nil {
+		return 0, err
+	}
+	o, err := f.options(c.State().Bundle.Spec.Process, args[1:])
+	if err == nil {
+		err = checkTerminal(o.Process.Terminal, f.detach, o.ConsoleSocket)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("exec in container %s: %w", args[0], err)
+	}
+	return execForeground(ctx, c, o, f.detach)
+}
+
 // execForeground runs a process and, unless it is detached, waits for its exit code.
 func execForeground(ctx context.Context, c *runtime.Container, o runtime.ExecOptions, detach bool) (int, error) {
 	if detach {
-		if o.Process.Terminal && o.ConsoleSocket == "" {
-			return 0, errNoTerminal
-		}
 		_, err := c.Exec(ctx, o)
 		return 0, err
 	}
@@ -98,20 +111,23 @@ func execForeground(ctx context.Context, c *runtime.Container, o runtime.ExecOpt
 // options describes the process: what --process has, or the container's own process changed by the flags.
 func (f *execFlags) options(base *specs.Process, argv []string) (runtime.ExecOptions, error) {
 	o := runtime.ExecOptions{
-		ConsoleSocket: f.consoleSocket, PidfdSocket: f.pidfdSocket, PidFile: f.pidFile, PreserveFDs: f.preserveFDs + listenFDs(),
+		ConsoleSocket: f.consoleSocket, PidfdSocket: f.pidfdSocket, PidFile: f.pidFile, PreserveFDs: f.preserveFDs,
 		IgnorePaused: f.ignorePaused, Document: "command line",
 	}
 	if len(f.cgroup) > 0 {
 		return o, errors.New("flag --cgroup: not supported yet")
 	}
-	var err error
+	err := checkDescriptors(0, f.preserveFDs)
+	if err != nil {
+		return o, err
+	}
 	if f.process != "" {
 		o.Document = f.process
 		o.Process, err = loadProcess(f.process)
 		return o, err
 	}
 	if len(argv) == 0 {
-		return o, errors.New("no command")
+		return o, errors.New("exec args cannot be empty: name a command, or give --process")
 	}
 	o.Process, err = f.change(base, argv)
 	return o, err
@@ -121,8 +137,10 @@ func (f *execFlags) options(base *specs.Process, argv []string) (runtime.ExecOpt
 func (f *execFlags) change(base *specs.Process, argv []string) (*specs.Process, error) {
 	p := *base
 	p.Args, p.Terminal, p.ConsoleSize = argv, f.tty, nil
-	p.Env = append(append([]string(nil), base.Env...), f.env...)
-	p.NoNewPrivileges = base.NoNewPrivileges || f.noNewPrivs
+	p.Env = append(slices.DeleteFunc(slices.Clone(base.Env), ofServiceManager), f.env...)
+	if f.noNewPrivsSet {
+		p.NoNewPrivileges = f.noNewPrivs
+	}
 	if f.cwd != "" {
 		p.Cwd = f.cwd
 	}
@@ -155,7 +173,14 @@ func (f *execFlags) change(base *specs.Process, argv []string) (*specs.Process, 
 	return &p, nil
 }
 
-// addCapabilities copies capability sets and adds to all of them.
+// ofServiceManager says whether a variable is meant for the container's first process only: it got the descriptors and the socket.
+func ofServiceManager(variable string) bool {
+	return strings.HasPrefix(variable, "LISTEN_FDS=") || strings.HasPrefix(variable, "LISTEN_PID=") ||
+		strings.HasPrefix(variable, "NOTIFY_SOCKET="+notifyInside+"/")
+}
+
+// addCapabilities copies capability sets and adds to them. Ambient capabilities have to be inheritable, and that is nothing to add by the
+// way: they are added where the process has inheritable ones of its own.
 func addCapabilities(base *specs.LinuxCapabilities, names []string) *specs.LinuxCapabilities {
 	if len(names) == 0 {
 		return base
@@ -164,8 +189,12 @@ func addCapabilities(base *specs.LinuxCapabilities, names []string) *specs.Linux
 	if base != nil {
 		*out = *base
 	}
-	for _, set := range []*[]string{&out.Bounding, &out.Effective, &out.Permitted, &out.Inheritable, &out.Ambient} {
-		*set = append(append([]string(nil), *set...), names...)
+	sets := []*[]string{&out.Bounding, &out.Effective, &out.Permitted}
+	if out.Inheritable != nil {
+		sets = append(sets, &out.Ambient)
+	}
+	for _, set := range sets {
+		*set = append(slices.Clone(*set), names...)
 	}
 	return out
 }

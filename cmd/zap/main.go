@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// version is what `zap --version` prints; the Makefile sets it at link time.
-var version = "0.1.0-dev"
+// version and commit are what `zap --version` prints; the Makefile sets commit at link time.
+var version, commit = "0.1.0-dev", "unknown"
 
 // exitError carries the exit code that a verb wants for its error; err may be
 // nil when everything was said already (the exit code of a pod's program).
@@ -39,9 +39,13 @@ func main() {
 // run is main without the process around it: it returns the exit code.
 func run(ctx context.Context, args []string) int {
 	g := &globals{}
-	err := newRootCommand(g, normalize(args)).ExecuteContext(ctx)
+	root := newRootCommand(g, args)
+	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
+	}
+	if unknown := unknownCommand(root, args); unknown != nil {
+		err = unknown
 	}
 	code := 1
 	var exit *exitError

@@ -55,7 +55,7 @@ func newOCILab(t *testing.T) *ociLab {
 	if err := os.WriteFile(filepath.Join(bin, "busybox"), busybox, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, tool := range []string{"sh", "cat", "id", "sleep", "tty", "stty", "true", "env", "grep", "ls"} {
+	for _, tool := range []string{"sh", "cat", "id", "sleep", "tty", "stty", "true", "env", "grep", "ls", "sort"} {
 		if err := os.Symlink("busybox", filepath.Join(bin, tool)); err != nil {
 			t.Fatal(err)
 		}
@@ -69,6 +69,12 @@ func newOCILab(t *testing.T) *ociLab {
 func (l *ociLab) program(script string) {
 	l.t.Helper()
 	l.spec.Process.Args = []string{"sh", "-c", script}
+	l.writeSpec()
+}
+
+// writeSpec writes the bundle's config.json.
+func (l *ociLab) writeSpec() {
+	l.t.Helper()
 	data, err := json.Marshal(l.spec)
 	if err != nil {
 		l.t.Fatal(err)

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
+
+	"github.com/zap-migrate/zap/runtime/boot"
 )
 
 // defaultRoot holds one directory per pod. It is on disk, because a journal
@@ -78,31 +82,60 @@ func named(args []string) []verb {
 // newRootCommand makes the command that carries out args, with the verbs that this may need.
 func newRootCommand(g *globals, args []string) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "zap",
-		Short:         "Run containers that can move to another machine while they run",
+		Use:           programName(),
+		Short:         "Open Container Initiative runtime whose containers can move to another machine while they run",
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Example:       "zap run --bundle /var/lib/bundles/web web1\nzap list\nzap pod run --name db --rootfs /srv/redis redis-server",
 		PersistentPreRunE: func(*cobra.Command, []string) error {
-			return g.openLog()
+			return g.prepare()
 		},
 	}
-	root.SetVersionTemplate(fmt.Sprintf("zap version %s\nspec: %s\n", version, specs.Version))
 	root.Flags().SetInterspersed(false)
 	f := root.PersistentFlags()
-	f.StringVar(&g.root, "root", defaultRoot, "directory that holds the state of all pods and containers")
+	f.StringVar(&g.root, "root", standardRoot(), "directory that holds the state of all pods and containers")
 	f.StringVar(&g.logPath, "log", "", "file to log to (default: standard error)")
 	f.StringVar(&g.logFormat, "log-format", "text", "format of the log: text or json")
 	f.BoolVar(&g.debug, "debug", false, "log more")
 	f.BoolVar(&g.systemdCgroup, "systemd-cgroup", false, "ask systemd for cgroups (accepted; cgroupfs is used)")
 	f.StringVar(&g.rootless, "rootless", "auto", "ignore cgroup permission errors: true, false or auto (accepted)")
+	f.String("criu", "", "accepted: zap finds CRIU by itself, see zap check")
+	_ = f.MarkHidden("criu") // of a flag that is there
 	some := named(args)
 	for _, v := range some {
 		root.AddCommand(v.build(g))
 	}
 	root.CompletionOptions.DisableDefaultCmd = len(some) < len(verbs)
-	root.SetArgs(args)
+	setHelp(root)
+	root.SetArgs(normalize(root, args))
 	return root
+}
+
+// standardRoot is the value of --root when it is not given. A user without privileges has a directory of its own.
+func standardRoot() string {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
+		return filepath.Join(dir, "zap")
+	}
+	return defaultRoot
+}
+
+// prepare checks the global flags and opens the log.
+func (g *globals) prepare() error {
+	if err := g.openLog(); err != nil {
+		return err
+	}
+	if abs, err := filepath.Abs(g.root); err != nil || abs == "/" {
+		return fmt.Errorf("flag --root: %q is no directory for containers", g.root)
+	}
+	switch strings.ToLower(g.rootless) {
+	case "", "auto":
+		return nil
+	}
+	if _, err := strconv.ParseBool(g.rootless); err != nil {
+		return fmt.Errorf("flag --rootless: %q is neither true, false nor auto", g.rootless)
+	}
+	return nil
 }
 
 // openLog makes the logger: levels are lower case in JSON, because containerd
@@ -110,9 +143,9 @@ func newRootCommand(g *globals, args []string) *cobra.Command {
 func (g *globals) openLog() error {
 	var out io.Writer = os.Stderr
 	if g.logPath != "" {
-		file, err := os.OpenFile(g.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		file, err := os.OpenFile(g.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 		if err != nil {
-			return err
+			return fmt.Errorf("open log: %w", err)
 		}
 		out = file
 	}
@@ -121,7 +154,7 @@ func (g *globals) openLog() error {
 		options.Level = slog.LevelDebug
 	}
 	switch g.logFormat {
-	case "text":
+	case "text", "":
 		g.log = slog.New(slog.NewTextHandler(out, options))
 	case "json":
 		g.log = slog.New(slog.NewJSONHandler(out, options))
@@ -138,27 +171,26 @@ func lowerLevel(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// report tells the user of err: always on standard error, and in the log file
-// if there is one, as runc's callers expect.
+// report tells the user of err: always on standard error, and in the log file if there is one, as runc's callers expect. Without a file
+// a log in JSON goes to standard error, and the error is a line of it.
 func (g *globals) report(err error) {
-	fmt.Fprintf(os.Stderr, "zap: %v\n", err)
-	if g.log != nil && g.logPath != "" {
+	if g.log == nil { // a command line that was not understood ends before the log is opened, and callers look for the reason there
+		_ = g.openLog()
+	}
+	if g.log != nil && (g.logPath != "" || g.logFormat == "json") {
 		g.log.Error(err.Error())
+	}
+	if g.logPath != "" || g.logFormat != "json" {
+		fmt.Fprintln(os.Stderr, onStandardError(err))
 	}
 }
 
-// normalize turns the one-dash long flags that go-runc sends (-no-subreaper)
-// into the two-dash ones that pflag reads, up to the first "--".
-func normalize(args []string) []string {
-	out := make([]string, 0, len(args))
-	for i, arg := range args {
-		if arg == "--" {
-			return append(out, args[i:]...)
-		}
-		if arg == "-no-subreaper" || arg == "-no-pivot" || arg == "-no-new-keyring" {
-			arg = "-" + arg
-		}
-		out = append(out, arg)
+// onStandardError is the line that people read. A program that can't be executed is told in the words, and only those, that runc's
+// first process of the container says there: callers compare the whole output.
+func onStandardError(err error) string {
+	var failure *boot.Failure
+	if errors.As(err, &failure) && failure.Path != "" {
+		return fmt.Sprintf("exec %s: %v", failure.Path, failure.Err)
 	}
-	return out
+	return fmt.Sprintf("zap: %v", err)
 }

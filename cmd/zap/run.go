@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"time"
+	"unsafe"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -14,56 +17,105 @@ import (
 )
 
 func newRunCommand(g *globals) *cobra.Command {
-	f := new(createFlags)
-	var detach, keep bool
+	r := new(runFlags)
 	cmd := &cobra.Command{
 		Use:   "run [flags] CONTAINER",
 		Short: "Create a container, run its program and remove it at the end",
 		Long: `Create a container, run its program and remove it at the end.
 
 Without --detach it waits for the program, passes signals on to it and exits with its exit code, or 128 and the signal that ended it.`,
-		Args: cobra.ExactArgs(1),
+		Example: "zap run --bundle /var/lib/bundles/job job1\nzap run --detach --pid-file web1.pid web1\nzap run --keep job1",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, o, err := f.options()
-			if err != nil {
-				return err
-			}
-			rt := runtime.New(g.root, g.log)
-			if detach {
-				_, err := rt.Run(cmd.Context(), args[0], b, o)
-				return err
-			}
-			// A signal ends the program, and the program's end this command.
-			ctx := context.WithoutCancel(cmd.Context())
-			session := newSession(b.Spec.Process.Terminal && o.ConsoleSocket == "")
-			o.Console = session.console()
-			defer session.close()
-			c, err := rt.Run(ctx, args[0], b, o)
-			if err != nil {
-				return err
-			}
-			code, err := session.wait(ctx, &runtime.Process{Pid: c.State().Pid})
-			if !keep {
-				err = errors.Join(err, c.Delete(ctx, true))
-			}
-			if err != nil {
-				return err
-			}
-			return exitCode(code)
+			return r.run(cmd.Context(), g, args[0])
 		},
 	}
-	f.register(cmd)
-	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "leave the container running and return")
-	cmd.Flags().BoolVar(&keep, "keep", false, "do not remove the container when its program ends")
-	cmd.Flags().Bool("no-subreaper", false, "accepted: zap adopts no processes")
-	cmd.Flags().SetInterspersed(false)
+	r.register(cmd)
+	cmd.Flags().BoolVarP(&r.detach, "detach", "d", false, "leave the container running and return")
+	cmd.Flags().BoolVar(&r.keep, "keep", false, "do not remove the container when its program ends")
+	cmd.Flags().BoolVar(&r.noSubreaper, "no-subreaper", false, "do not adopt what the container's program leaves behind")
 	return cmd
+}
+
+// runFlags are the flags of run.
+type runFlags struct {
+	createFlags
+	detach, keep, noSubreaper bool
+}
+
+// run makes the container and runs its program.
+func (r *runFlags) run(ctx context.Context, g *globals, id string) error {
+	b, o, err := r.options()
+	if err == nil {
+		err = checkTerminal(b.Spec.Process.Terminal, r.detach, o.ConsoleSocket)
+	}
+	if err != nil {
+		return fmt.Errorf("create container %s: %w", id, err)
+	}
+	rt := runtime.New(g.root, g.log)
+	n := newNotifier(rt, id)
+	undo, err := n.prepare(b.Spec)
+	if err != nil {
+		return err
+	}
+	if err := n.listen(); err != nil {
+		undo()
+		return err
+	}
+	if r.detach {
+		c, err := rt.Run(ctx, id, b, o)
+		if err != nil {
+			undo()
+			return err
+		}
+		n.forward(ctx, c, c.State().Pid, g.log)
+		return nil
+	}
+	// A signal ends the program, and the program's end this command.
+	ctx = context.WithoutCancel(ctx)
+	session := newSession(b.Spec.Process.Terminal)
+	session.adopt = !r.noSubreaper && sharesPIDs(b.Spec)
+	o.Console = session.console()
+	defer session.close()
+	if session.adopt {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("adopt processes: %w", err)
+		}
+	}
+	c, err := rt.Run(ctx, id, b, o)
+	if err != nil {
+		undo()
+		return err
+	}
+	go n.forward(ctx, c, os.Getpid(), g.log)
+	code, err := session.wait(ctx, &runtime.Process{Pid: c.State().Pid})
+	if !r.keep {
+		err = errors.Join(err, c.Delete(ctx, true))
+	}
+	if err != nil {
+		return err
+	}
+	return exitCode(code)
+}
+
+// sharesPIDs says whether the container's first process is none that other processes of the container are left to when their parents end.
+func sharesPIDs(s *specs.Spec) bool {
+	if s.Linux == nil {
+		return true
+	}
+	for _, ns := range s.Linux.Namespaces {
+		if ns.Type == specs.PIDNamespace {
+			return ns.Path != ""
+		}
+	}
+	return true
 }
 
 // session is a program in the foreground: it gets this command's signals, and its terminal is this command's.
 type session struct {
 	signals  chan os.Signal
 	terminal *terminal // nil without one
+	adopt    bool      // orphans of the container become children of this process
 }
 
 // promptSignals are passed on from the first moment. To ask the Go runtime for one signal takes two switches between threads, and there
@@ -102,6 +154,9 @@ func (s *session) wait(ctx context.Context, p *runtime.Process) (int, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
+		if s.adopt {
+			reapUntil(p.Pid)
+		}
 		code, err := p.Wait(ctx)
 		done <- result{code, err}
 	}()
@@ -119,6 +174,29 @@ func (s *session) wait(ctx context.Context, p *runtime.Process) (int, error) {
 			s.pass(sig.(unix.Signal), p.Pid)
 		}
 	}
+}
+
+// reapUntil waits for adopted processes, until pid has ended, which is left to be waited for.
+func reapUntil(pid int) {
+	for {
+		var info unix.Siginfo
+		if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			return
+		}
+		ended := childOf(&info)
+		if ended == pid || ended == 0 {
+			return
+		}
+		_, _ = unix.Wait4(ended, nil, 0, nil)
+	}
+}
+
+// childOf is the process that a SIGCHLD's information is about: the field behind the three numbers that all signals have.
+func childOf(info *unix.Siginfo) int {
+	return int(*(*int32)(unsafe.Add(unsafe.Pointer(info), 16)))
 }
 
 // pass gives the program a signal that this command got.

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"fmt"
 	"io"
 	"os"
 	"time"
@@ -21,10 +21,18 @@ type terminal struct {
 func (t *terminal) take(master *os.File) error {
 	t.master, t.output = master, make(chan struct{})
 	t.resize()
+	// A newline becomes a carriage return and a newline once, in the terminal that shows it: where the output is no terminal, nobody wants
+	// the carriage return.
+	if err := changeTerminal(master, func(s *unix.Termios) { s.Oflag &^= unix.ONLCR }); err != nil {
+		return fmt.Errorf("set terminal: %w", err)
+	}
 	if in := int(os.Stdin.Fd()); term.IsTerminal(in) {
 		saved, err := term.MakeRaw(in)
+		if err == nil {
+			err = changeTerminal(os.Stdin, func(s *unix.Termios) { s.Oflag |= unix.OPOST })
+		}
 		if err != nil {
-			return err
+			return fmt.Errorf("set terminal: %w", err)
 		}
 		t.saved = saved
 	}
@@ -39,6 +47,16 @@ func (t *terminal) take(master *os.File) error {
 		}
 	}()
 	return nil
+}
+
+// changeTerminal changes the settings of a terminal.
+func changeTerminal(f *os.File, change func(*unix.Termios)) error {
+	settings, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	change(settings)
+	return unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, settings)
 }
 
 // resize gives the program's terminal the size of this one.
@@ -73,6 +91,3 @@ func (t *terminal) close() {
 		_ = t.master.Close()
 	}
 }
-
-// errNoTerminal is why a program with a terminal can't be left alone without somebody to take it.
-var errNoTerminal = errors.New("flag --console-socket: needed for a terminal together with --detach")

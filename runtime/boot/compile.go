@@ -165,6 +165,9 @@ func (c *compiler) begin() {
 	for i, s := range streams {
 		c.do(unix.SYS_DUP3, c.reg(s), number(i), number(0))
 	}
+	if c.facts.Gate == GateSocket {
+		c.quitOnSignals()
+	}
 	c.on("set umask", "")
 	c.do(unix.SYS_UMASK, symbol(0, namesMode))
 }

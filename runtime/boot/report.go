@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,8 @@ type report struct {
 type Failure struct {
 	// What is what the operation was for, Origin where it was asked for, Call the system call as the program's text shows it.
 	What, Origin, Call string
+	// Path is set when the kernel refused to execute a program that is there: the path that the specification names it by.
+	Path string
 	// Index is the operation's place in the program.
 	Index int
 	// Err is the kernel's answer; ErrNotFound when a program was not found in the directories of PATH.
@@ -67,6 +70,9 @@ func (p *Program) Decode(message []byte) (mark string, err error) {
 	if op.Nr == opFail && unix.Errno(errno) == unix.ENOENT {
 		f.Err = ErrNotFound
 	}
+	if op.Nr == opExec {
+		f.Path = namedPath(p.exec.args)
+	}
 	return "", f
 }
 
@@ -109,6 +115,14 @@ func DecodeExec(document string, args []string, message []byte) error {
 	errno := unix.Errno(binary.NativeEndian.Uint32(message[4:]))
 	return &Failure{
 		What: "exec " + strconv.Quote(args[0]), Origin: document + ": process.args", Call: "execve", Err: errno,
-		Index: int(binary.NativeEndian.Uint32(message)),
+		Index: int(binary.NativeEndian.Uint32(message)), Path: namedPath(args),
 	}
+}
+
+// namedPath is the program of args when that is a path, and empty when it is looked for in PATH.
+func namedPath(args []string) string {
+	if len(args) == 0 || !strings.Contains(args[0], "/") {
+		return ""
+	}
+	return args[0]
 }

@@ -39,6 +39,7 @@ var calls = [...]name{
 	{unix.SYS_PIVOT_ROOT, "pivot_root"},
 	{unix.SYS_PRCTL, "prctl"},
 	{unix.SYS_PRLIMIT64, "prlimit64"},
+	{unix.SYS_RT_SIGACTION, "rt_sigaction"},
 	{unix.SYS_SCHED_SETAFFINITY, "sched_setaffinity"},
 	{unix.SYS_SCHED_SETATTR, "sched_setattr"},
 	{unix.SYS_SENDMSG, "sendmsg"},
