@@ -187,7 +187,7 @@ func (s *scene) stopAt(phase string) {
 	for _, dir := range before {
 		s.had[dir] = true
 	}
-	o := MoveOptions{Args: []string{"--idle", impatience}}
+	o := MoveOptions{Args: []string{"--idle", impatience, "--mode", "pre"}}
 	if strings.HasPrefix(phase, "source:") {
 		o.Env = []string{stop}
 	} else {

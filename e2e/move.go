@@ -32,6 +32,12 @@ type Event struct {
 	MemoryBytes int64   `json:"memory_bytes"`
 	FileBytes   int64   `json:"file_bytes"`
 	HeldFrames  int64   `json:"held_frames"`
+	FrozenBytes int64   `json:"frozen_bytes"`
+	Mode        string  `json:"mode"`
+	Rounds      []struct {
+		Pages int64 `json:"pages"`
+		Bytes int64 `json:"bytes"`
+	} `json:"rounds"`
 
 	At  time.Time `json:"-"` // when the line was read
 	Raw string    `json:"-"`

@@ -15,7 +15,7 @@ func TestSurvivor(t *testing.T) {
 	survive(t, tr, Pod{Name: tr.PodName("survivor"), Rootfs: ShellRootfs(t), Number: 53, Args: []string{"/bin/survivor"}})
 }
 
-// survive moves a survivor there and back and asks it before and after.
+// survive moves a survivor there, with its memory sent ahead, and back, without, and asks it before and after.
 func survive(t *testing.T, tr *trip, pod Pod) {
 	t.Helper()
 	tr.alpha.RunPod(t, pod)
@@ -27,7 +27,7 @@ func survive(t *testing.T, tr *trip, pod Pod) {
 	in := bufio.NewReader(conn)
 	wantWhole(t, conn, in, "before the move")
 	for i, hop := range []struct{ from, to *Host }{{tr.alpha, tr.beta}, {tr.beta, tr.alpha}} {
-		hop.from.Migrate(t, pod.Name, hop.to)
+		hop.from.Migrate(t, pod.Name, hop.to, "--mode", []string{"pre", "stop"}[i])
 		wantWhole(t, conn, in, fmt.Sprintf("after move %d", i+1))
 		wantWhole(t, conn, in, fmt.Sprintf("after move %d, asked again", i+1))
 		tr.wantNothingLeft(t, hop.from)

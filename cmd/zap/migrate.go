@@ -35,8 +35,10 @@ pod goes on here; 5 the pod belongs to the peer, which does not answer: it runs 
 
 type migrateFlags struct {
 	tls, bandwidth, format, resolve string
+	mode                            string
 	check, keepLog                  bool
-	timeout, idle                   time.Duration
+	timeout, idle, maxDowntime      time.Duration
+	maxRounds                       int
 }
 
 func newMigrateCommand(g *globals) *cobra.Command {
@@ -76,6 +78,9 @@ func newMigrateCommand(g *globals) *cobra.Command {
 	flags.BoolVar(&f.check, "check", false, "only find out whether the pod could move, and why not")
 	flags.BoolVar(&f.keepLog, "keep-source-log", false, "leave a copy of the pod's log on this host")
 	flags.StringVar(&f.bandwidth, "bandwidth", "", "send at most this many bytes a second, as in 50m")
+	flags.StringVar(&f.mode, "mode", string(migrate.ModeAuto), "when memory goes over: pre (most of it while the pod runs), stop, or auto")
+	flags.IntVar(&f.maxRounds, "max-rounds", migrate.DefaultMaxRounds, "of memory while the pod runs, before it is frozen anyway")
+	flags.DurationVar(&f.maxDowntime, "max-downtime", 0, "do not freeze a pod whose pause would be longer, as estimated after the rounds")
 	flags.DurationVar(&f.timeout, "timeout", 0, "call the move off when it is not committed after this time")
 	flags.DurationVar(&f.idle, "idle", defaultIdle, "how long the peer may be silent before it counts as lost")
 	flags.StringVar(&f.format, "format", "text", "text, or json: one event a line and a final result")
@@ -95,6 +100,13 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 			return fmt.Errorf("flag --bandwidth: %w", err)
 		}
 		bandwidth = n
+	}
+	mode, err := migrate.ParseMode(f.mode)
+	if err != nil {
+		return fmt.Errorf("flag --mode: %w", err)
+	}
+	if f.maxRounds < 1 || f.maxDowntime < 0 {
+		return errors.New("flags --max-rounds and --max-downtime: give at least one round, and no negative time")
 	}
 	tlsDir, err := filepath.Abs(f.tls)
 	if err != nil {
@@ -116,6 +128,7 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 	}
 	options := migrate.Options{
 		Peer: address, TLSDir: tlsDir, KeepLog: f.keepLog, Bandwidth: bandwidth, Idle: f.idle, CacheDir: criuCache(g.root),
+		Mode: mode, MaxRounds: f.maxRounds, MaxDowntime: f.maxDowntime,
 	}
 	if f.check {
 		p, err := pod.Load(rt, name)

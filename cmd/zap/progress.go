@@ -46,6 +46,9 @@ func (s *progress) event(e migrate.Event) {
 		s.clear()
 		fmt.Fprintf(s.err, "%8.3fs  trying again: %s\n", time.Since(s.began).Seconds(), e.Detail)
 	case !s.terminal:
+	case e.Event == "round":
+		s.clear()
+		fmt.Fprintf(s.err, "%8.3fs  memory ahead: looked at %s, sent %s in %s\n", time.Since(s.began).Seconds(), size(e.Total), size(e.Bytes), e.Detail)
 	case e.Event == "phase":
 		s.clear()
 		fmt.Fprintf(s.err, "%8.3fs  %s: %s\n", time.Since(s.began).Seconds(), e.Side, e.Phase)

@@ -137,7 +137,7 @@ func (s *Source) sendMemory(ctx context.Context) error {
 	}
 	defer s.progress("memory", s.offer.Manifest.Memory)()
 	stats, err := s.sender.Run(ctx)
-	s.result.MemoryBytes = stats.Pages * int64(os.Getpagesize())
+	s.result.MemoryBytes, s.result.FrozenBytes = stats.Pages*int64(os.Getpagesize()), stats.Bytes
 	s.timings.mark("memory", s.frozen)
 	return err
 }

@@ -8,7 +8,7 @@ import (
 
 // Event is one line of `zap migrate --format json` before the result.
 type Event struct {
-	Event  string    `json:"event"` // phase, progress, retry (the peer is asked again) or again (the move is tried again)
+	Event  string    `json:"event"` // phase, progress, round (of memory, before the freeze), retry (the peer is asked again) or again (the move is tried again)
 	Time   time.Time `json:"time"`
 	Side   string    `json:"side,omitempty"`
 	Phase  Phase     `json:"phase,omitempty"`
@@ -29,6 +29,11 @@ type Result struct {
 	MemoryBytes int64   `json:"memory_bytes"` // of the pod's memory
 	FileBytes   int64   `json:"file_bytes"`   // of layers, files and metadata
 	HeldFrames  int     `json:"held_frames"`
+	FrozenBytes int64   `json:"frozen_bytes"` // of memory_bytes, what was sent while the pod stood still
+	Mode        Mode    `json:"mode"`         // of the memory: pre or stop
+	Why         string  `json:"why,omitempty"`
+	// Rounds are those of pre-copy.
+	Rounds []RoundReport `json:"rounds,omitempty"`
 	// CRIU has when each step of the pause was over, in milliseconds after
 	// the freeze began; those with target_ are the length of the target's steps.
 	CRIU map[string]float64 `json:"criu"`

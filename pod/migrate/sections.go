@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/zap-migrate/zap/network/stream"
@@ -16,7 +17,7 @@ import (
 // laneOrder is the order of the sections of each lane. A tree is received only
 // while nobody else changes it, so what a lane may send when is not up to the peer.
 var laneOrder = [laneCount][]string{
-	laneMemory: {sectionLayer, sectionUpper, sectionLog, sectionLive, sectionMemory, sectionImages, sectionEnd},
+	laneMemory: {sectionLayer, sectionUpper, sectionLog, sectionLive, sectionRounds, sectionMemory, sectionImages, sectionEnd},
 	laneFiles:  {sectionUpper, sectionTree, sectionQueues, sectionLog, sectionEnd},
 }
 
@@ -104,12 +105,28 @@ func (in *incoming) storeSection(ctx context.Context, conn *stream.Conn, s *sect
 		err = in.storeQueues(conn, s)
 	case sectionTree:
 		err = in.storeTree(ctx, conn, s)
+	case sectionRounds:
+		err = in.storeRounds(ctx, conn)
 	case sectionMemory:
 		_, err = pages.Receive(ctx, conn, in.images, pages.Limits{})
 	case sectionImages:
 		_, err = stream.Receive(ctx, conn, descriptorPath(in.images), stream.Limits{MaxBytes: 8 << 30})
 	}
 	return err
+}
+
+// storeRounds takes memory in while the pod runs. CRIU looks for it where it looks for the images of an earlier dump.
+func (in *incoming) storeRounds(ctx context.Context, conn *stream.Conn) error {
+	path := filepath.Join(descriptorPath(in.images), pages.Parent)
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return pages.ReceiveRounds(ctx, conn, dir, pages.Limits{})
 }
 
 func (in *incoming) storeTree(ctx context.Context, conn *stream.Conn, s *section) error {

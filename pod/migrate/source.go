@@ -26,6 +26,10 @@ type Options struct {
 	Bandwidth int64  // bytes per second; 0: no limit
 	Idle      time.Duration
 	CacheDir  string // of CRIU's probe of the kernel
+
+	Mode        Mode          // empty: ModeAuto
+	MaxRounds   int           // of pre-copy; 0: DefaultMaxRounds
+	MaxDowntime time.Duration // longer pauses are not begun; 0: any
 }
 
 // Dialer makes authenticated connections to the peer.
@@ -195,6 +199,9 @@ func (s *Source) move(ctx context.Context) error {
 		err = serr
 	}
 	if err != nil {
+		return err
+	}
+	if err := s.preCopy(ctx); err != nil {
 		return err
 	}
 	if err := s.nameWatches(); err != nil {

@@ -82,6 +82,7 @@ const (
 	sectionLog    = "log"    // the pod's log, or with the name "old" the old one, from Offset on
 	sectionTree   = "tree"   // the content of the tmpfs mount called Name
 	sectionLive   = "live"   // all that goes over before the freeze has; without content
+	sectionRounds = "rounds" // memory, while the pod runs (pages.Rounds)
 	sectionMemory = "memory" // the page channel
 	sectionQueues = "queues" // POSIX message queues: a JSON list
 	sectionImages = "images" // CRIU's metadata

@@ -6,15 +6,16 @@ import (
 	"fmt"
 )
 
-// A batch is the payload of one data frame: a piece of what CRIU wrote, cut at whole commands and pages, from which pages of zeros were
-// taken out; then marks that say where; then their number.
+// A batch is the payload of one data frame: a piece of what CRIU wrote, cut at whole commands and pages, from which pages of zeros, and
+// those that the target holds since a round, were taken out; then marks that say where; then their number.
 //
 //	commands and pages ...  | mark ... | u32 count
-//	mark: u32 offset in the first part, u32 pages (big endian, sorted by offset)
+//	mark: u32 offset in the first part, u32 pages (big endian, sorted by offset); the highest bit of pages: known since a round
 const (
 	markSize  = 8
 	markCount = 4
 	maxMarks  = 2048
+	markKnown = 1 << 31
 
 	// window is how much of an image a batch usually holds, at a multiple of its size. A tmpfs with large folios then fills whole ones. And
 	// what is received, encrypted and sent is still in the processor's second-level cache at each step: batches of 1 MiB take a
@@ -24,14 +25,21 @@ const (
 	batchRoom = window + 16<<10
 )
 
-// mark is a run of zero pages that was taken out at an offset.
-type mark struct{ offset, pages uint32 }
+// mark is a run of pages that was taken out at an offset: zeros, or what is known since a round.
+type mark struct {
+	offset, pages uint32
+	known         bool
+}
 
 // appendMarks completes a batch.
 func appendMarks(b []byte, marks []mark) []byte {
 	for _, m := range marks {
 		b = binary.BigEndian.AppendUint32(b, m.offset)
-		b = binary.BigEndian.AppendUint32(b, m.pages)
+		pages := m.pages
+		if m.known {
+			pages |= markKnown
+		}
+		b = binary.BigEndian.AppendUint32(b, pages)
 	}
 	return binary.BigEndian.AppendUint32(b, uint32(len(marks)))
 }
@@ -50,7 +58,8 @@ func cutMarks(b []byte, into []mark) ([]byte, []mark, error) {
 	last := uint32(0)
 	for i := range int(count) {
 		at := b[body+i*markSize:]
-		m := mark{binary.BigEndian.Uint32(at), binary.BigEndian.Uint32(at[4:])}
+		pages := binary.BigEndian.Uint32(at[4:])
+		m := mark{binary.BigEndian.Uint32(at), pages &^ markKnown, pages&markKnown != 0}
 		if m.offset < last || int(m.offset) > body || m.pages == 0 {
 			return nil, nil, fmt.Errorf("%w: mark at %d", errProtocol, m.offset)
 		}
@@ -68,9 +77,12 @@ type batch struct {
 	cut   bool // it ends with a window
 
 	// What follows is of the stream, not of one batch.
-	left  uint64 // bytes of pages that are still to come for the last command
-	image uint64 // bytes of pages of the present image so far
-	stats Stats
+	left    uint64 // bytes of pages that are still to come for the last command
+	address uint64 // of the next of them
+	image   uint64 // bytes of pages of the present image so far
+	shadow  *Shadow
+	known   *shadowImage // of the present image, nil if there is none
+	stats   Stats
 }
 
 var zeroPage = make([]byte, pageSize)
@@ -112,10 +124,11 @@ func (t *batch) next() (*command, error) {
 		}
 		t.keep(from, criuHeader)
 		from += criuHeader
-		t.left = c.data()
+		t.left, t.address = c.data(), c.address
 		t.stats.Pages += int64(t.left / pageSize)
 		if c.op == criuOpen || c.op == criuOpen2 {
 			t.image = 0
+			t.known = t.shadow.image(c.destination)
 			t.stats.Images++
 		}
 		if c.op == criuOpen2 || c.op == criuClose || c.op == criuForceClose {
@@ -144,35 +157,47 @@ func (t *batch) settle(from int) {
 	t.buf = t.buf[:t.done+rest]
 }
 
-// takePages takes up to n pages at from, without the zero ones, and returns where it stopped.
+// takePages takes up to n pages at from, without those that need not be sent, and returns where it stopped.
 func (t *batch) takePages(from int, n uint64) int {
 	size := int(pageSize)
 	start, end := from, from+int(n)*size
 	for p := from; p < end; p += size {
-		if !isZero(t.buf[p : p+size]) {
+		page := t.buf[p : p+size]
+		zero := isZero(page)
+		if !zero && (t.known == nil || !t.known.has(t.address+uint64(p-from), page)) {
 			continue
 		}
-		t.keep(start, p-start)
-		t.mark()
+		t.take(start, p-start)
+		t.mark(!zero)
 		start = p + size
 		if len(t.marks) == maxMarks {
 			end = start
 		}
 	}
-	t.keep(start, end-start)
+	t.take(start, end-start)
 	t.left -= uint64(end - from)
-	t.image += uint64(end - from)
-	t.stats.Bytes += int64(end - from)
+	t.address += uint64(end - from)
 	return end
 }
 
-// mark notes one zero page at the end of what is done.
-func (t *batch) mark() {
-	t.stats.ZeroPages++
-	t.stats.Bytes -= int64(pageSize)
-	if k := len(t.marks); k > 0 && int(t.marks[k-1].offset) == t.done {
+// take keeps n bytes of pages at from, which will be sent.
+func (t *batch) take(from, n int) {
+	t.keep(from, n)
+	t.image += uint64(n)
+	t.stats.Bytes += int64(n)
+}
+
+// mark notes one page that is left out at the end of what is done.
+func (t *batch) mark(known bool) {
+	if known {
+		t.stats.KnownPages++
+	} else {
+		t.stats.ZeroPages++
+		t.image += pageSize // a hole
+	}
+	if k := len(t.marks); k > 0 && int(t.marks[k-1].offset) == t.done && t.marks[k-1].known == known && t.marks[k-1].pages < markKnown-1 {
 		t.marks[k-1].pages++
 		return
 	}
-	t.marks = append(t.marks, mark{uint32(t.done), 1})
+	t.marks = append(t.marks, mark{uint32(t.done), 1, known})
 }

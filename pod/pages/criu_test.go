@@ -42,10 +42,16 @@ func child(dir string) {
 	fillPattern(memory, 1)
 	fillPattern(shared, 2)
 	os.WriteFile(filepath.Join(dir, "ready"), nil, 0o600)
+	seed := uint64(1)
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(dir, "change")); err == nil && seed == 1 {
+			seed = 7 // of the first quarter
+			fillPattern(memory[:childSize/4], seed)
+			os.WriteFile(filepath.Join(dir, "changed"), nil, 0o600)
+		}
 		if _, err := os.Stat(filepath.Join(dir, "look")); err == nil {
 			found := "intact"
-			if err := errors.Join(checkPattern(memory, 1), checkPattern(shared, 2)); err != nil {
+			if err := errors.Join(checkPattern(memory[:childSize/4], seed), checkRest(memory, childSize/4, 1), checkPattern(shared, 2)); err != nil {
 				found = err.Error()
 			}
 			os.WriteFile(filepath.Join(dir, "found.new"), []byte(found), 0o600)
@@ -72,8 +78,11 @@ func fillPattern(b []byte, seed uint64) {
 	}
 }
 
-func checkPattern(b []byte, seed uint64) error {
-	for i := 0; i < len(b); i += 8 {
+func checkPattern(b []byte, seed uint64) error { return checkRest(b, 0, seed) }
+
+// checkRest checks a pattern from an offset on.
+func checkRest(b []byte, from int, seed uint64) error {
+	for i := from; i < len(b); i += 8 {
 		if got, want := binary.LittleEndian.Uint64(b[i:]), word(i, seed); got != want {
 			return fmt.Errorf("memory %d: %#x at %#x, should be %#x", seed, got, i, want)
 		}

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/network/stream"
 )
@@ -55,7 +58,8 @@ func FuzzBatch(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add(append(bytes.Clone(good[:len(good)-4]), 0xff, 0xff, 0xff, 0xff))
-	f.Add(appendMarks(criuCommand(criuOpen, 0, 0, 1<<8|1), []mark{{32, 1 << 31}}))
+	f.Add(appendMarks(criuCommand(criuOpen, 0, 0, 1<<8|1), []mark{{32, 1 << 30, false}}))
+	f.Add(appendMarks(criuCommand(criuOpen, 0, 0, 1<<8|1), []mark{{32, 1, true}}))
 	f.Add(appendMarks(criuCommand(criuAdd, 1, 0, 1<<8|1), nil))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		path := t.TempDir()
@@ -117,7 +121,7 @@ func FuzzStream(f *testing.F) {
 
 // FuzzMarks decodes anything and encodes what it got.
 func FuzzMarks(f *testing.F) {
-	f.Add(appendMarks([]byte("body"), []mark{{0, 1}, {4, 7}}))
+	f.Add(appendMarks([]byte("body"), []mark{{0, 1, false}, {0, 2, true}, {4, 7, false}}))
 	f.Add(make([]byte, 3))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		body, marks, err := cutMarks(b, nil)
@@ -134,4 +138,46 @@ func TestBatchesFitIntoFrames(t *testing.T) {
 	if most := batchRoom + maxMarks*markSize + markCount; most > stream.MaxPayload {
 		t.Errorf("a batch can have %d bytes", most)
 	}
+}
+
+// FuzzRounds applies any plan and any frame of pages. Only the images of the plan may appear, and no more than was paid for.
+func FuzzRounds(f *testing.F) {
+	mark := func(image uint32, address uint64, pages uint32) []byte {
+		b := binary.BigEndian.AppendUint32(nil, image)
+		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(b, address), pages)
+	}
+	full := bytes.Repeat([]byte{7}, int(pageSize))
+	good := slices.Concat(full, mark(5, 0x2000, 1), []byte{0, 0, 0, 1})
+	f.Add([]byte(`{"image":5,"spans":[[4096,16384],[32768,36864]]}`), good)
+	f.Add([]byte(`{"image":5,"spans":[[4096,8192],[8192,12288]]}`), slices.Concat(full, full, mark(5, 0x1000, 2), []byte{0, 0, 0, 1}))
+	f.Add([]byte(`{"image":5,"spans":[[8192,4096]]}`), good)
+	f.Add([]byte(`{"image":5,"spans":[[0,9223372036854775807]]}`), []byte{0, 0, 0, 0})
+	f.Add([]byte(`{"image":6,"spans":[[0,4096]]}`), slices.Concat(mark(6, 0, 1), []byte{0, 0, 0, 1}))
+	f.Fuzz(func(t *testing.T, doc, payload []byte) {
+		path := t.TempDir()
+		dir, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		r := &roundsReceiver{dir: dir, limits: Limits{MaxBytes: 1 << 30, MaxImages: 10, MaxEntries: 1000}, images: map[uint32]*roundImage{}}
+		defer r.close()
+		if err := r.plan(stream.Frame{Type: typePlan, Control: true, Payload: doc}); err == nil {
+			err = r.apply(payload)
+			if err != nil && !errors.Is(err, errProtocol) {
+				t.Fatal(err)
+			}
+		}
+		names, _ := filepath.Glob(filepath.Join(path, "page*.img"))
+		all, _ := os.ReadDir(path)
+		if len(all) != len(names) || len(all) > 2 {
+			t.Fatalf("%v", all)
+		}
+		for _, m := range r.images {
+			var st unix.Stat_t
+			if err := unix.Fstat(m.file, &st); err != nil || st.Blocks*512 > int64(len(payload)+1<<21) {
+				t.Fatalf("%d blocks of %d bytes, %v", st.Blocks, len(payload), err)
+			}
+		}
+	})
 }

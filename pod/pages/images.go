@@ -18,9 +18,14 @@ const (
 	// firstPagesID numbers the pages images like CRIU's own page server does, out of the way of those that a dump numbers itself.
 	firstPagesID = 0x10001
 
-	maxPieces     = 1024      // of one system call, IOV_MAX
 	pagemapBuffer = 128 << 10 // records that are collected before they are written
 )
+
+// run is pages that follow one another and are all in the same place.
+type run struct {
+	address, pages uint64
+	flags          uint32
+}
 
 // MountOptions is what a tmpfs for images should be mounted with here beside its size and mode: large folios where the kernel has them,
 // which halve the time that writing a page takes. Zero pages stay holes.
@@ -41,6 +46,7 @@ type images struct {
 	records []byte
 
 	destination uint64
+	run         run      // of pages of one kind, the next record
 	file        int      // present pages image
 	pieces      [][]byte // pages that go to it next, in the frame that holds them
 	offset      int64    // where they go
@@ -83,12 +89,42 @@ func (m *images) create(name string) (int, error) {
 	return fd, nil
 }
 
-// entry adds a run of pages to the present pagemap. The second field is what CRIU before 4.1 reads for the fifth.
+// entry begins the pages of a command. Those that are said to be present follow, or are marked as zeros or as known.
 func (m *images) entry(c *command) error {
 	if m.name == "" || c.destination != m.destination {
 		return fmt.Errorf("%w: pages for %#x, which is not open", errProtocol, c.destination)
 	}
-	m.records = appendRecord(m.records, field{1, c.address}, field{2, min(c.pages, 1<<32-1)}, field{4, uint64(c.flags)}, field{5, c.pages})
+	if err := m.record(); err != nil {
+		return err
+	}
+	m.run = run{address: c.address, flags: c.flags}
+	if c.data() == 0 {
+		m.run.pages = c.pages
+	}
+	return nil
+}
+
+// extend adds pages to the present run, or begins one if they are elsewhere than its pages.
+func (m *images) extend(n uint64, parent bool) error {
+	was := m.run
+	if was.flags&flagParent != 0 != parent {
+		flags := was.flags ^ (flagParent | flagPresent)
+		if err := m.record(); err != nil {
+			return err
+		}
+		m.run = run{address: was.address + was.pages*pageSize, flags: flags}
+	}
+	m.run.pages += n
+	return nil
+}
+
+// record adds the present run to the pagemap, unless it is empty. The second field is what CRIU before 4.1 reads for the fifth.
+func (m *images) record() error {
+	r := m.run
+	if m.run = (run{}); r.pages == 0 {
+		return nil
+	}
+	m.records = appendRecord(m.records, field{1, r.address}, field{2, min(r.pages, 1<<32-1)}, field{4, uint64(r.flags)}, field{5, r.pages})
 	if len(m.records) < pagemapBuffer {
 		return nil
 	}
@@ -109,6 +145,9 @@ func (m *images) writeRecords() error {
 
 // pages queues pages, which stay where they are until flush.
 func (m *images) pages(p []byte) error {
+	if err := m.extend(uint64(len(p))/pageSize, false); err != nil {
+		return err
+	}
 	m.pieces = append(m.pieces, p)
 	m.queued += int64(len(p))
 	if len(m.pieces) < maxPieces {
@@ -117,14 +156,17 @@ func (m *images) pages(p []byte) error {
 	return m.flush()
 }
 
-// skip leaves a hole.
+// skip leaves a hole of n bytes for pages of zeros.
 func (m *images) skip(n uint64) error {
 	if err := m.flush(); err != nil {
 		return err
 	}
 	m.offset += int64(n)
-	return nil
+	return m.extend(n/pageSize, false)
 }
+
+// known adds n bytes of pages that the parent's images have.
+func (m *images) known(n uint64) error { return m.extend(n/pageSize, true) }
 
 // flush writes the queued pages.
 func (m *images) flush() error {
@@ -163,7 +205,7 @@ func (m *images) finish() error {
 	if m.name == "" {
 		return nil
 	}
-	if err := m.flush(); err != nil {
+	if err := errors.Join(m.flush(), m.record()); err != nil {
 		return err
 	}
 	if err := m.writeRecords(); err != nil {
@@ -181,7 +223,7 @@ func (m *images) abandon() error {
 		return nil
 	}
 	err := errors.Join(unix.Close(m.file), unix.Close(m.pagemap))
-	m.name, m.pieces, m.queued = "", nil, 0
+	m.name, m.run, m.pieces, m.queued = "", run{}, nil, 0
 	return err
 }
 

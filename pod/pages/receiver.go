@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zap-migrate/zap/network/stream"
 )
 
@@ -36,11 +38,14 @@ var ErrLimit = errors.New("memory is over its limit")
 // may exist there before. When it returns without an error all memory of the dump is in dir. On a failure, a full tmpfs say, the sender
 // is told why at once and fails; the connection remains usable unless the error came from it, and what was written so far is left.
 //
+// What [ReceiveRounds] has put into the directory [Parent] of dir is not sent again.
+//
 // While Receive runs, nothing else may read from the connection.
 func Receive(ctx context.Context, c *stream.Conn, dir *os.File, limits Limits) (Stats, error) {
 	defer c.Pinging()()
 	release := c.Watch(ctx)
 	r := &receiver{images: images{dir: dir}, limits: limits.withDefaults()}
+	r.parent = unix.Fstatat(int(dir.Fd()), Parent, new(unix.Stat_t), unix.AT_SYMLINK_NOFOLLOW) == nil
 	err := r.receive(c)
 	if stopped := release(); stopped != nil && err != nil {
 		err = stopped
@@ -60,6 +65,7 @@ type receiver struct {
 	left    uint64 // bytes of pages that are still to come for the last command
 	entries int64
 	closed  bool // CRIU's last command has come
+	parent  bool // rounds were received
 	marks   []mark
 }
 
@@ -101,7 +107,7 @@ func (r *receiver) take(in *stream.Reader) error {
 		switch {
 		case f.Type == typeBegin && !begun:
 			begun = true
-			err = r.begin(f)
+			err = checkBegin(f)
 		case f.Type == typeBatch && begun && !f.Control:
 			err = r.batch(f.Payload)
 		case f.Type == typeEnd && begun:
@@ -115,7 +121,8 @@ func (r *receiver) take(in *stream.Reader) error {
 	}
 }
 
-func (r *receiver) begin(f stream.Frame) error {
+// checkBegin reads a sender's first document.
+func checkBegin(f stream.Frame) error {
 	var b begin
 	if err := f.JSON(&b); err != nil {
 		return err
@@ -126,7 +133,8 @@ func (r *receiver) begin(f stream.Frame) error {
 	return nil
 }
 
-func (r *receiver) ended(f stream.Frame) error {
+// checkEnd reads a sender's last document.
+func checkEnd(f stream.Frame) error {
 	var e end
 	if err := f.JSON(&e); err != nil {
 		return err
@@ -134,13 +142,20 @@ func (r *receiver) ended(f stream.Frame) error {
 	if e.Error != "" {
 		return fmt.Errorf("sender gave up: %.1000s", e.Error)
 	}
+	return nil
+}
+
+func (r *receiver) ended(f stream.Frame) error {
+	if err := checkEnd(f); err != nil {
+		return err
+	}
 	if !r.closed {
 		return fmt.Errorf("%w: dump without an end", errProtocol)
 	}
 	return nil
 }
 
-// batch applies one batch: commands and pages, and the zero pages where the marks say.
+// batch applies one batch: commands and pages, and those that were left out where the marks say.
 func (r *receiver) batch(payload []byte) error {
 	body, marks, err := cutMarks(payload, r.marks[:0])
 	if err != nil {
@@ -149,7 +164,7 @@ func (r *receiver) batch(payload []byte) error {
 	r.marks = marks
 	for at := 0; at < len(body) || len(marks) > 0; {
 		if len(marks) > 0 && int(marks[0].offset) == at {
-			if err := r.zeros(marks[0].pages); err != nil {
+			if err := r.leftOut(marks[0]); err != nil {
 				return err
 			}
 			marks = marks[1:]
@@ -214,13 +229,20 @@ func (r *receiver) command(c *command) error {
 	return r.images.entry(c)
 }
 
-// zeros applies pages of zeros that were not sent.
-func (r *receiver) zeros(pages uint32) error {
-	n := uint64(pages) * pageSize
+// leftOut applies pages that were not sent.
+func (r *receiver) leftOut(m mark) error {
+	n := uint64(m.pages) * pageSize
 	if n > r.left {
-		return fmt.Errorf("%w: %d zero pages where %d bytes were to come", errProtocol, pages, r.left)
+		return fmt.Errorf("%w: %d pages left out where %d bytes were to come", errProtocol, m.pages, r.left)
 	}
 	r.left -= n
-	r.stats.ZeroPages += int64(pages)
-	return r.images.skip(n)
+	if !m.known {
+		r.stats.ZeroPages += int64(m.pages)
+		return r.images.skip(n)
+	}
+	if !r.parent {
+		return fmt.Errorf("%w: pages said to be known, but no round was received", errProtocol)
+	}
+	r.stats.KnownPages += int64(m.pages)
+	return r.images.known(n)
 }

@@ -18,6 +18,8 @@ const (
 	typeBatch uint8 = 0x61 // batch
 	typeEnd   uint8 = 0x62 // JSON end, source to target
 	typeDone  uint8 = 0x63 // JSON done, target to source
+	typePlan  uint8 = 0x64 // JSON plan, source to target: of a process in the rounds
+	typePages uint8 = 0x65 // pages of the rounds
 )
 
 // Documents of the page channel.
@@ -39,7 +41,9 @@ type Stats struct {
 	Images    int   `json:"images"`     // address spaces and shared memory objects
 	Pages     int64 `json:"pages"`      // all pages, those of zeros too
 	ZeroPages int64 `json:"zero_pages"` // pages of zeros, which were not sent
-	Bytes     int64 `json:"bytes"`      // content of the other pages
+	Bytes     int64 `json:"bytes"`      // content of the pages that were sent
+
+	KnownPages int64 `json:"known_pages,omitempty"` // pages that the target has had since a round
 }
 
 // socketBuffer is how much of CRIU's output the socket pair may hold, in bytes.
@@ -53,6 +57,7 @@ type Sender struct {
 	conn   *stream.Conn
 	ours   int
 	theirs *os.File
+	shadow *Shadow
 
 	once    sync.Once
 	stopped error // why the socket was shut down before CRIU was done
@@ -77,6 +82,9 @@ func NewSender(conn *stream.Conn, _ Options) (*Sender, error) {
 // File is the end for CRIU, a socket to be named in ps.fd. The caller closes it when CRIU has inherited it: only then does a CRIU that
 // dies end Run.
 func (s *Sender) File() *os.File { return s.theirs }
+
+// Know names what the target holds already, which is not sent again. It is called before Run.
+func (s *Sender) Know(shadow *Shadow) { s.shadow = shadow }
 
 // Close releases the sockets. It must not be called while Run runs; a Sender that was never run needs it too.
 func (s *Sender) Close() error {
@@ -140,7 +148,7 @@ func (s *Sender) run(ctx context.Context) error {
 	wrote := out.Close()
 	if wrote != nil {
 		if reply.WithinGrace(ctx) {
-			wrote = errors.Join(s.verdict(reply), wrote)
+			wrote = errors.Join(verdict(s.conn, reply), wrote)
 		}
 		return wrote
 	}
@@ -151,11 +159,11 @@ func (s *Sender) run(ctx context.Context) error {
 	if err := s.conn.WriteJSON(typeEnd, e); err != nil {
 		return err
 	}
-	verdict := s.verdict(reply)
+	said := verdict(s.conn, reply)
 	if served != nil && !errors.Is(served, errRefused) {
 		return served
 	}
-	if err := errors.Join(verdict, s.answer(verdict)); err != nil {
+	if err := errors.Join(said, s.answer(said)); err != nil {
 		return err
 	}
 	return nil
@@ -165,13 +173,13 @@ func (s *Sender) run(ctx context.Context) error {
 var errRefused = errors.New("target stopped the transfer")
 
 // verdict waits for the target's answer.
-func (s *Sender) verdict(reply *stream.Reply) error {
+func verdict(c *stream.Conn, reply *stream.Reply) error {
 	var d done
 	if err := reply.JSON(&d); err != nil {
 		return err
 	}
 	if d.Error != "" {
-		return &stream.RemoteError{Peer: s.conn.String(), Text: d.Error}
+		return &stream.RemoteError{Peer: c.String(), Text: d.Error}
 	}
 	return nil
 }
@@ -196,7 +204,7 @@ func (s *Sender) serve(out *stream.Writer) error {
 	if err != nil {
 		return errRefused
 	}
-	t := batch{buf: buf, marks: make([]mark, 0, maxMarks)}
+	t := batch{buf: buf, marks: make([]mark, 0, maxMarks), shadow: s.shadow}
 	defer func() { s.stats = t.stats }()
 	for {
 		closed, err := s.fill(&t)

@@ -1,0 +1,376 @@
+package pages
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/network/stream"
+)
+
+// plan tells the target of a process whose pages come in the rounds: what its address space is. It has only pages of these spans.
+type plan struct {
+	Image uint32     `json:"image"`
+	Spans [][2]int64 `json:"spans"` // first byte and the one after the last, sorted
+}
+
+const (
+	// maxSpans bounds one plan, which has to fit into a frame. What lies in further mappings goes over with the dump.
+	maxSpans = 16 << 10
+	// roundMark is the size of one entry at the end of a frame of pages: u32 image, u64 address, u32 pages (big endian).
+	roundMark = 16
+	maxPieces = 1024 // of one system call, IOV_MAX
+)
+
+// Process is one whose memory goes over while it runs.
+type Process struct {
+	PID   int
+	Image uint32 // CRIU names its images so: the process's id in the pod
+}
+
+// Round is what one pass over the memory of running processes found and sent.
+type Round struct {
+	Pages   int64         `json:"pages"` // that were looked at
+	Sent    int64         `json:"sent"`  // pages of them that the target did not have so
+	Elapsed time.Duration `json:"-"`
+	// Changed estimates how many pages have changed since they were sent, by a look at one in sampleStep; -1 where the kernel tracks that and
+	// the next round has little to do anyway.
+	Changed int64 `json:"changed"`
+}
+
+// sampleStep is of how many pages one is looked at for an estimate.
+const sampleStep = 16
+
+// Bytes is the memory that the round sent.
+func (r *Round) Bytes() int64 { return r.Sent * int64(pageSize) }
+
+// Rounds sends the private memory of processes to a target while they run.
+type Rounds struct {
+	// Processes lists whose memory goes over; it is called for each round.
+	Processes func() ([]Process, error)
+	// Again is called with each round and says whether there shall be another. Its error ends the rounds.
+	Again func(Round) (bool, error)
+	// Tracked says that the kernel can tell what a process has written to (soft-dirty bits). A later round looks at nothing else then.
+	Tracked bool
+
+	conn    *stream.Conn
+	shadow  *Shadow
+	out     *stream.Writer
+	planned map[uint32][]span
+	now     Round
+	chunk   []byte // of a page map
+	window  []byte // for samples
+	pieces  []unix.RemoteIovec
+	size    int // of the pieces
+	payload []byte
+	marks   []byte
+
+	sampling bool  // nothing is sent
+	changed  int64 // pages of the sample
+}
+
+// Run sends rounds over conn until Again says no. It returns what the target holds then, for [Sender.Know]. The conversation is like
+// that of a Sender: a failure of the target's, a *stream.RemoteError, ends it.
+func (r *Rounds) Run(ctx context.Context, conn *stream.Conn) (*Shadow, error) {
+	r.conn, r.shadow, r.planned = conn, newShadow(), map[uint32][]span{}
+	r.chunk, r.window = make([]byte, pagemapChunk*pagemapEntry), make([]byte, window)
+	defer conn.Pinging()()
+	release := conn.Watch(ctx)
+	err := r.converse(ctx)
+	if stopped := release(); stopped != nil && err != nil {
+		err = stopped
+	}
+	if err != nil {
+		return nil, fmt.Errorf("send memory ahead: %w", err)
+	}
+	return r.shadow, nil
+}
+
+func (r *Rounds) converse(ctx context.Context) error {
+	if err := r.conn.WriteJSON(typeBegin, begin{pageSize}); err != nil {
+		return err
+	}
+	reply := r.conn.Await(typeDone)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		select {
+		case <-reply.Done():
+			cancel(errRefused)
+		case <-ctx.Done():
+		}
+	})
+	failed := r.all(ctx)
+	cancel(nil)
+	watcher.Wait()
+	var e end
+	if failed != nil {
+		e.Error = failed.Error()
+	}
+	if err := r.conn.WriteJSON(typeEnd, e); err != nil {
+		if !reply.WithinGrace(context.WithoutCancel(ctx)) {
+			return err
+		}
+	}
+	verdict := verdict(r.conn, reply)
+	if failed != nil && !errors.Is(failed, errRefused) {
+		return failed
+	}
+	return verdict
+}
+
+// all makes the rounds.
+func (r *Rounds) all(ctx context.Context) error {
+	for first := true; ; first = false {
+		began := time.Now()
+		r.now = Round{}
+		if err := r.round(ctx, first); err != nil {
+			return err
+		}
+		r.now.Elapsed = time.Since(began)
+		if err := r.sample(ctx); err != nil {
+			return err
+		}
+		again, err := r.Again(r.now)
+		if err != nil || !again {
+			return err
+		}
+	}
+}
+
+func (r *Rounds) round(ctx context.Context, first bool) (err error) {
+	r.out = r.conn.WriteAhead(typePages)
+	defer func() { err = errors.Join(err, r.out.Close()) }()
+	if r.payload, err = r.out.Buffer(); err != nil {
+		return err
+	}
+	if err := r.visit(ctx, first); err != nil {
+		return err
+	}
+	return r.send()
+}
+
+// visit looks at all processes.
+func (r *Rounds) visit(ctx context.Context, first bool) error {
+	processes, err := r.Processes()
+	if err != nil {
+		return err
+	}
+	for _, p := range processes {
+		if err := r.process(ctx, p, first); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sample estimates what has changed since the round.
+func (r *Rounds) sample(ctx context.Context) error {
+	if r.Tracked {
+		r.now.Changed = -1
+		return nil
+	}
+	r.sampling, r.changed = true, 0
+	pages := r.now.Pages
+	defer func() {
+		r.sampling, r.now.Pages, r.now.Changed = false, pages, r.changed*sampleStep
+	}()
+	return r.visit(ctx, false)
+}
+
+// process looks at one process. That it ends meanwhile is no error.
+func (r *Rounds) process(ctx context.Context, p Process, first bool) error {
+	m, err := openMemory(p.PID, r.chunk)
+	if err != nil {
+		return nil
+	}
+	defer m.close()
+	known := r.shadow.images[uint64(p.Image)<<8|kindProcess]
+	if known == nil && r.sampling {
+		return nil
+	}
+	if known == nil {
+		if known, err = r.begin(m, p.Image); err != nil || known == nil {
+			return err
+		}
+		first = true
+	}
+	var all []span
+	for _, s := range r.planned[p.Image] {
+		err := m.private(s, r.Tracked && !first, func(run span) error { all = append(all, run); return nil })
+		if err != nil {
+			return nil
+		}
+	}
+	if r.Tracked {
+		// What is written to from here on is found by the next round. What was written since the map was read is found by the dump, as is
+		// everything that a round misses.
+		if err := m.forget(); err != nil {
+			return err
+		}
+	}
+	for _, s := range all {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := r.span(m, p.Image, known, s); err != nil {
+			return err
+		}
+	}
+	return r.flush(m, p.Image, known)
+}
+
+// begin tells the target of a process. Of one with nothing to send it does not.
+func (r *Rounds) begin(m *memory, image uint32) (*shadowImage, error) {
+	spans, err := m.spans()
+	if err != nil || len(spans) == 0 {
+		return nil, nil
+	}
+	spans = spans[:min(len(spans), maxSpans)]
+	doc := plan{Image: image}
+	for _, s := range spans {
+		doc.Spans = append(doc.Spans, [2]int64{int64(s.from), int64(s.to)})
+	}
+	if err := r.conn.WriteJSON(typePlan, doc); err != nil {
+		return nil, err
+	}
+	r.planned[image] = spans
+	known := &shadowImage{seed: r.shadow.seed, chunks: map[uint64]*[chunkPages]uint64{}}
+	r.shadow.images[uint64(image)<<8|kindProcess] = known
+	return known, nil
+}
+
+// span collects pages until a window is full.
+func (r *Rounds) span(m *memory, image uint32, known *shadowImage, s span) error {
+	stride := uint64(0) // to be skipped after each piece
+	if r.sampling {
+		stride = (sampleStep - 1) * pageSize
+		s.from += (sampleStep - s.from/pageSize%sampleStep) % sampleStep * pageSize
+	}
+	for s.from < s.to {
+		n := min(s.to-s.from, uint64(window-r.size))
+		if r.sampling {
+			n = pageSize
+		}
+		r.pieces = append(r.pieces, unix.RemoteIovec{Base: uintptr(s.from), Len: int(n)})
+		r.size += int(n)
+		s.from += n + stride
+		if r.size < window && len(r.pieces) < maxPieces {
+			continue
+		}
+		if err := r.flush(m, image, known); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flush reads the pages that were collected and keeps what is news to the target.
+func (r *Rounds) flush(m *memory, image uint32, known *shadowImage) error {
+	pieces := r.pieces
+	for len(pieces) > 0 {
+		if len(r.payload) >= window || len(r.marks) > (maxMarks-maxPieces)*roundMark {
+			if err := r.send(); err != nil {
+				return err
+			}
+		}
+		room := r.window
+		if !r.sampling {
+			room = r.payload[len(r.payload):cap(r.payload)]
+		}
+		got, err := m.read(room[:r.size], pieces)
+		if err != nil {
+			return err
+		}
+		r.keep(image, known, pieces, room[:got])
+		// It stops at a page that is no more: what lies behind that in the same piece is left to the dump.
+		for left := got; len(pieces) > 0 && left >= 0; pieces = pieces[1:] {
+			r.size -= pieces[0].Len
+			left -= pieces[0].Len
+		}
+	}
+	r.pieces, r.size = r.pieces[:0], 0
+	return nil
+}
+
+// keep takes from memory, which lies at the pieces, what the target does not have. In a round it was read to behind the payload.
+func (r *Rounds) keep(image uint32, known *shadowImage, pieces []unix.RemoteIovec, memory []byte) {
+	for _, p := range pieces {
+		address := uint64(p.Base)
+		for left := p.Len; left > 0 && len(memory) > 0; left -= int(pageSize) {
+			page := memory[:pageSize]
+			r.now.Pages++
+			switch {
+			case isZero(page):
+			case r.sampling:
+				if !known.has(address, page) {
+					r.changed++
+				}
+			case known.renew(address, page):
+				r.add(image, address, page)
+			}
+			memory, address = memory[pageSize:], address+pageSize
+		}
+	}
+}
+
+// add queues a page. Often it is where it should be.
+func (r *Rounds) add(image uint32, address uint64, page []byte) {
+	r.now.Sent++
+	end := len(r.payload)
+	r.payload = r.payload[:end+len(page)]
+	if &r.payload[end] != &page[0] {
+		copy(r.payload[end:], page)
+	}
+	if k := len(r.marks); k > 0 {
+		last := r.marks[k-roundMark:]
+		pages := binary.BigEndian.Uint32(last[12:])
+		if binary.BigEndian.Uint32(last) == image && binary.BigEndian.Uint64(last[4:])+uint64(pages)*pageSize == address {
+			binary.BigEndian.PutUint32(last[12:], pages+1)
+			return
+		}
+	}
+	r.marks = binary.BigEndian.AppendUint32(r.marks, image)
+	r.marks = binary.BigEndian.AppendUint64(r.marks, address)
+	r.marks = binary.BigEndian.AppendUint32(r.marks, 1)
+}
+
+// send sends what is queued.
+func (r *Rounds) send() error {
+	if len(r.marks) == 0 {
+		return nil
+	}
+	r.payload = append(r.payload, r.marks...)
+	payload := binary.BigEndian.AppendUint32(r.payload, uint32(len(r.marks)/roundMark))
+	r.marks = r.marks[:0]
+	if err := r.out.Send(payload); err != nil {
+		return err
+	}
+	var err error
+	r.payload, err = r.out.Buffer()
+	return err
+}
+
+// inside says whether a run of pages lies in one of the sorted spans, and how many bytes of spans lie before it.
+func inside(spans []span, before []uint64, s span) (offset uint64, ok bool) {
+	i, found := slices.BinarySearchFunc(spans, s.from, func(x span, from uint64) int {
+		switch {
+		case from < x.from:
+			return 1
+		case from >= x.to:
+			return -1
+		}
+		return 0
+	})
+	if !found || s.to > spans[i].to {
+		return 0, false
+	}
+	return before[i] + s.from - spans[i].from, true
+}

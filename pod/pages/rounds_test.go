@@ -1,0 +1,152 @@
+package pages_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/zap-migrate/zap/network/stream"
+	"github.com/zap-migrate/zap/pod/pages"
+)
+
+// ahead runs rounds from a process into dir, which gets the images of the parent.
+func ahead(t *testing.T, ctx context.Context, source, target *stream.Conn, dir string, r *pages.Rounds) (*pages.Shadow, error) {
+	t.Helper()
+	parent := filepath.Join(dir, pages.Parent)
+	if err := os.Mkdir(parent, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d, err := os.Open(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	received := make(chan error, 1)
+	go func() { received <- pages.ReceiveRounds(ctx, target, d, pages.Limits{}) }()
+	shadow, err := r.Run(ctx, source)
+	return shadow, errors.Join(err, <-received)
+}
+
+// TestRoundsBeforeADump sends the memory of a running program ahead, lets it change some, dumps it, restores it, and has it look.
+func TestRoundsBeforeADump(t *testing.T) {
+	criu := findCRIU(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	work, images := t.TempDir(), tmpfsDir(t)
+	process := startChild(t, work)
+	source, target := connPair(t)
+	var rounds []pages.Round
+	shadow, err := ahead(t, ctx, source, target, images, &pages.Rounds{
+		Processes: func() ([]pages.Process, error) {
+			pid := process.Process.Pid
+			return []pages.Process{{PID: pid, Image: uint32(pid)}, {PID: 1 << 30, Image: 1}}, nil
+		},
+		Again: func(r pages.Round) (bool, error) {
+			rounds = append(rounds, r)
+			return len(rounds) < 3, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rounds) != 3 || rounds[0].Bytes() < childSize/2 || rounds[1].Bytes() > childSize/8 || rounds[1].Pages < rounds[0].Pages/2 {
+		t.Errorf("rounds %+v", rounds)
+	}
+	if err := os.WriteFile(filepath.Join(work, "change"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, filepath.Join(work, "changed"))
+
+	sender, err := pages.NewSender(source, pages.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sender.Close()
+	sender.Know(shadow)
+	dir, err := os.Open(images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var sent, received pages.Stats
+	failed := make(chan error, 2)
+	go func() {
+		var err error
+		sent, err = sender.Run(ctx)
+		failed <- err
+	}()
+	go func() {
+		var err error
+		received, err = pages.Receive(ctx, target, dir, pages.Limits{})
+		failed <- err
+	}()
+	if err := errors.Join(dump(ctx, criu, process.Process.Pid, images, sender), <-failed, <-failed); err != nil {
+		t.Fatal(err)
+	}
+	if sent != received || sent.KnownPages < childSize/4/page || sent.Bytes < childSize/16 || sent.Bytes > childSize/2 {
+		t.Errorf("sent %+v, received %+v", sent, received)
+	}
+	restore := exec.CommandContext(ctx, criu, "restore", "-D", images, "-o", "restore.log", "-v2")
+	if err := restore.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "look"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := restore.Wait(); err != nil {
+		log, _ := os.ReadFile(filepath.Join(images, "restore.log"))
+		t.Fatalf("criu restore: %v\n%s", err, log)
+	}
+	if found, err := os.ReadFile(filepath.Join(work, "found")); err != nil || string(found) != "intact" {
+		t.Errorf("restored program found its memory %q, %v", found, err)
+	}
+}
+
+// own is this process, whose memory can be read without privileges.
+func own() ([]pages.Process, error) { return []pages.Process{{PID: os.Getpid(), Image: 3}}, nil }
+
+func TestRoundsEnd(t *testing.T) {
+	no := errors.New("not converging")
+	for name, test := range map[string]struct {
+		dir     func(t *testing.T) string
+		again   func(pages.Round) (bool, error)
+		want    error
+		explain string
+	}{
+		"by policy":         {tmpfsDir2, func(pages.Round) (bool, error) { return false, nil }, nil, ""},
+		"by a policy's no":  {tmpfsDir2, func(pages.Round) (bool, error) { return false, no }, no, ""},
+		"by a full target":  {func(t *testing.T) string { return smallTmpfs(t, "1m") }, forRounds(1000), syscall.ENOSPC, "no space left"},
+		"after some rounds": {tmpfsDir2, forRounds(3), nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			source, target := connPair(t)
+			shadow, err := ahead(t, ctx, source, target, test.dir(t), &pages.Rounds{Processes: own, Again: test.again})
+			if test.want == nil && (err != nil || shadow == nil) || test.want != nil && !errors.Is(err, test.want) {
+				t.Errorf("ended with %v", err)
+			}
+			if test.explain != "" && !strings.Contains(err.Error(), test.explain) {
+				t.Errorf("ended with %v", err)
+			}
+			// The connection carries on.
+			shadow, err = ahead(t, ctx, source, target, tmpfsDir(t), &pages.Rounds{Processes: own, Again: forRounds(1)})
+			if err != nil || shadow == nil {
+				t.Errorf("the next: %v", err)
+			}
+		})
+	}
+}
+
+func tmpfsDir2(t *testing.T) string { return tmpfsDir(t) }
+
+// forRounds is a policy of n rounds.
+func forRounds(n int) func(pages.Round) (bool, error) {
+	return func(pages.Round) (bool, error) { n--; return n > 0, nil }
+}
