@@ -2,7 +2,7 @@ package spec
 
 import (
 	"fmt"
-	"strings"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -17,59 +17,103 @@ var seccompOperators = []string{
 	string(specs.OpGreaterEqual), string(specs.OpGreaterThan), string(specs.OpMaskedEqual),
 }
 
+// seccompArchs are the architectures of the specification. Those that the machine does not have are legal and mean nothing on it.
+var seccompArchs = []string{
+	string(specs.ArchX86), string(specs.ArchX86_64), string(specs.ArchX32), string(specs.ArchARM), string(specs.ArchAARCH64),
+	string(specs.ArchMIPS), string(specs.ArchMIPS64), string(specs.ArchMIPS64N32), string(specs.ArchMIPSEL),
+	string(specs.ArchMIPSEL64), string(specs.ArchMIPSEL64N32), string(specs.ArchPPC), string(specs.ArchPPC64),
+	string(specs.ArchPPC64LE), string(specs.ArchS390), string(specs.ArchS390X), string(specs.ArchPARISC),
+	string(specs.ArchPARISC64), string(specs.ArchRISCV64), string(specs.ArchLOONGARCH64), string(specs.ArchM68K),
+	string(specs.ArchSH), string(specs.ArchSHEB),
+}
+
+// seccompFlags are the flags of the specification, and TSYNC, which runc takes too.
+var seccompFlags = []string{
+	"SECCOMP_FILTER_FLAG_TSYNC", string(specs.LinuxSeccompFlagLog), string(specs.LinuxSeccompFlagSpecAllow),
+	string(specs.LinuxSeccompFlagWaitKillableRecv),
+}
+
 // seccomp checks a profile's form. Whether a system call exists is for the architecture to say, and unknown ones are legal.
 func (c *checker) seccomp(s *specs.LinuxSeccomp) {
-	if s == nil {
+	if s == nil || s.DefaultAction == "" && len(s.Syscalls) == 0 { // no filter is wanted, as in runc
 		return
 	}
 	const at = "linux.seccomp"
 	c.oneOf(at+".defaultAction", string(s.DefaultAction), seccompActions...)
-	c.errno(at+".defaultErrnoRet", s.DefaultErrnoRet)
-	for i, a := range s.Architectures {
-		if !strings.HasPrefix(string(a), "SCMP_ARCH_") {
-			c.errorf(fmt.Sprintf("%s.architectures[%d]", at, i), "unknown value %q", clip(string(a)))
+	c.errno(at+".defaultErrnoRet", s.DefaultAction, s.DefaultErrnoRet)
+	if c.count(at+".architectures", len(s.Architectures), 64) {
+		for i, a := range s.Architectures {
+			c.oneOf(fmt.Sprintf("%s.architectures[%d]", at, i), string(a), seccompArchs...)
 		}
 	}
-	if s.ListenerPath != "" {
-		c.path(at+".listenerPath", s.ListenerPath, true)
+	if c.count(at+".flags", len(s.Flags), 64) {
+		for i, f := range s.Flags {
+			c.oneOf(fmt.Sprintf("%s.flags[%d]", at, i), string(f), seccompFlags...)
+		}
 	}
 	if !c.count(at+".syscalls", len(s.Syscalls), maxEntries) {
 		return
 	}
-	for i, rule := range s.Syscalls {
-		each := fmt.Sprintf("%s.syscalls[%d]", at, i)
-		c.seccompRule(each, rule)
+	for i := range s.Syscalls {
+		c.seccompRule(fmt.Sprintf("%s.syscalls[%d]", at, i), &s.Syscalls[i])
+	}
+	c.seccompListener(at, s)
+}
+
+// seccompListener checks what belongs to notifications. Without any the path and its metadata mean nothing.
+func (c *checker) seccompListener(at string, s *specs.LinuxSeccomp) {
+	if s.DefaultAction == specs.ActNotify { // then what hands the listener over would wait for it
+		c.errorf(at+".defaultAction", "SCMP_ACT_NOTIFY cannot be used as default action")
+	}
+	c.text(at+".listenerMetadata", s.ListenerMetadata, 1<<20)
+	notifies := slices.ContainsFunc(s.Syscalls, func(r specs.LinuxSyscall) bool { return r.Action == specs.ActNotify })
+	switch i := slices.Index(s.Flags, specs.LinuxSeccompFlagWaitKillableRecv); {
+	case !notifies && i >= 0:
+		c.errorf(fmt.Sprintf("%s.flags[%d]", at, i), "%s needs a rule with SCMP_ACT_NOTIFY", s.Flags[i])
+	case !notifies:
+	case s.ListenerPath == "":
+		c.errorf(at+".listenerPath", "seccomp listenerPath is not set")
+	default:
+		c.path(at+".listenerPath", s.ListenerPath, true)
 	}
 }
 
-func (c *checker) seccompRule(at string, rule specs.LinuxSyscall) {
+func (c *checker) seccompRule(at string, rule *specs.LinuxSyscall) {
 	if len(rule.Names) == 0 {
 		c.errorf(at+".names", "empty")
 	}
 	if c.count(at+".names", len(rule.Names), maxEntries) {
 		for i, name := range rule.Names {
-			if name == "" || len(name) > 255 {
+			switch {
+			case name == "" || len(name) > 255:
 				c.errorf(fmt.Sprintf("%s.names[%d]", at, i), "%q is not a name of a system call", clip(name))
+			case rule.Action == specs.ActNotify && (name == "write" || name == "sendmsg"): // by which the listener is handed over
+				c.errorf(fmt.Sprintf("%s.names[%d]", at, i), "SCMP_ACT_NOTIFY cannot be used for the %s syscall", name)
 			}
 		}
 	}
 	c.oneOf(at+".action", string(rule.Action), seccompActions...)
-	c.errno(at+".errnoRet", rule.ErrnoRet)
+	c.errno(at+".errnoRet", rule.Action, rule.ErrnoRet)
 	if !c.count(at+".args", len(rule.Args), 64) {
 		return
 	}
 	for i, arg := range rule.Args {
-		each := fmt.Sprintf("%s.args[%d]", at, i)
 		if arg.Index > 5 {
-			c.errorf(each+".index", "%d is more than 5", arg.Index)
+			c.errorf(fmt.Sprintf("%s.args[%d].index", at, i), "%d is more than 5", arg.Index)
 		}
-		c.oneOf(each+".op", string(arg.Op), seccompOperators...)
+		if !slices.Contains(seccompOperators, string(arg.Op)) {
+			c.oneOf(fmt.Sprintf("%s.args[%d].op", at, i), string(arg.Op), seccompOperators...)
+		}
 	}
 }
 
-// errno checks an error number that a filter returns.
-func (c *checker) errno(at string, v *uint) {
-	if v != nil && *v > 4095 {
+// errno checks an error number that a filter returns. The specification wants an error where the action has no use for one.
+func (c *checker) errno(at string, action specs.LinuxSeccompAction, v *uint) {
+	switch {
+	case v == nil:
+	case action != specs.ActErrno && action != specs.ActTrace:
+		c.errorf(at, "%s takes no errno", clip(string(action)))
+	case *v > 4095:
 		c.errorf(at, "%d is more than 4095", *v)
 	}
 }

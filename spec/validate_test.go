@@ -262,6 +262,25 @@ var wrongSeccomp = map[string]specs.LinuxSeccomp{
 		Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}},
 	}}},
 	`architectures[0]: unknown value "x86"`: {DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"x86"}},
+	`flags[1]: unknown value "TSYNC"`: {
+		DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_TSYNC", "TSYNC"},
+	},
+	"flags[0]: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY": {
+		DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagWaitKillableRecv},
+	},
+	"defaultErrnoRet: SCMP_ACT_ALLOW takes no errno":                  {DefaultAction: specs.ActAllow, DefaultErrnoRet: ptr(uint(1))},
+	"defaultAction: SCMP_ACT_NOTIFY cannot be used as default action": {DefaultAction: specs.ActNotify},
+	"listenerPath: seccomp listenerPath is not set": {DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+		Names: []string{"mkdir"}, Action: specs.ActNotify,
+	}}},
+	`listenerPath: "@agent" is not an absolute path`: {
+		DefaultAction: specs.ActAllow, ListenerPath: "@agent",
+		Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActNotify}},
+	},
+	"syscalls[0].names[1]: SCMP_ACT_NOTIFY cannot be used for the write syscall": {
+		DefaultAction: specs.ActAllow, ListenerPath: "/agent",
+		Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "write"}, Action: specs.ActNotify}},
+	},
 }
 
 func TestValidateNamesTheField(t *testing.T) {
