@@ -149,6 +149,9 @@ func (c *creation) start(gate boot.Gate) error {
 	if err != nil {
 		return err
 	}
+	if err := c.openIDMaps(&bind, program); err != nil {
+		return err
+	}
 	if c.child, err = program.Start(bind); err != nil {
 		return err
 	}
@@ -295,6 +298,12 @@ func (c *creation) follow(gate boot.Gate) error {
 			}
 		case boot.MarkConsole:
 			if err := giveConsole(event.File, c.options.Console, c.options.ConsoleSocket); err != nil {
+				return err
+			}
+		case boot.MarkTarget, boot.MarkSource, boot.MarkCopyUp:
+			err := c.serveMount(&event)
+			event.Close()
+			if err != nil {
 				return err
 			}
 		case boot.MarkPrepare:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -147,7 +148,7 @@ func (c *checker) mounts(s *specs.Spec) {
 	}
 	for i := range s.Mounts {
 		m, at := &s.Mounts[i], fmt.Sprintf("mounts[%d]", i)
-		c.path(at+".destination", m.Destination, true)
+		c.path(at+".destination", m.Destination, false) // one that is not absolute begins at the root
 		c.text(at+".type", m.Type, 255)
 		c.text(at+".source", m.Source, maxPath)
 		if c.count(at+".options", len(m.Options), 1024) {
@@ -155,7 +156,7 @@ func (c *checker) mounts(s *specs.Spec) {
 				c.text(fmt.Sprintf("%s.options[%d]", at, j), o, 65535)
 			}
 		}
-		if isBind(m) && m.Source == "" {
+		if isBind(m) && m.Source == "" && !slices.Contains(m.Options, "remount") {
 			c.errorf(at+".source", "empty, and a bind mount needs one")
 		}
 		if (len(m.UIDMappings) == 0) != (len(m.GIDMappings) == 0) {
@@ -163,6 +164,28 @@ func (c *checker) mounts(s *specs.Spec) {
 		}
 		c.mappings(at+".uidMappings", m.UIDMappings)
 		c.mappings(at+".gidMappings", m.GIDMappings)
+		c.mapped(at, m, s.Linux)
+	}
+}
+
+// mapped checks what an id-mapped mount needs, and that a mount which is none has a type.
+func (c *checker) mapped(at string, m *specs.Mount, l *specs.Linux) {
+	users := hasNamespace(l, specs.UserNamespace)
+	asked, kept := len(m.UIDMappings) > 0, false
+	for j, o := range m.Options {
+		if (o == "idmap" || o == "ridmap") && len(m.UIDMappings) == 0 && !users {
+			c.errorf(fmt.Sprintf("%s.options[%d]", at, j), "%s needs uidMappings and gidMappings, or a user namespace in linux.namespaces", o)
+		}
+		asked = asked || o == "idmap" || o == "ridmap"
+		kept = kept || o == "remount"
+	}
+	switch {
+	case asked && users && !isBind(m):
+		c.errorf(at, "only a bind mount can be id-mapped in a container with a user namespace")
+	case asked && kept:
+		c.errorf(at, "the ids of a mount that is there can't be mapped")
+	case m.Type == "" && !isBind(m) && !kept:
+		c.errorf(at+".type", "empty, and it is no bind mount")
 	}
 }
 

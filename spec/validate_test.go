@@ -110,8 +110,19 @@ var wrongSpecs = map[string]func(s *specs.Spec){
 		s.Hostname = strings.Repeat("h", 65)
 	},
 	"hostname: needs a uts namespace in linux.namespaces": func(s *specs.Spec) { drop(s, specs.UTSNamespace) },
-	`mounts[0].destination: "proc" is not an absolute path`: func(s *specs.Spec) {
-		s.Mounts[0].Destination = "proc"
+	"mounts[0].destination: empty":                        func(s *specs.Spec) { s.Mounts[0].Destination = "" },
+	"mounts[0].type: empty, and it is no bind mount":      func(s *specs.Spec) { s.Mounts[0].Type = "" },
+	"mounts[1].options[1]: ridmap needs uidMappings and gidMappings, or a user namespace in linux.namespaces": func(s *specs.Spec) {
+		s.Mounts[1].Options = []string{"rbind", "ridmap"}
+	},
+	"mounts[1]: the ids of a mount that is there can't be mapped": func(s *specs.Spec) {
+		s.Mounts[1].UIDMappings = []specs.LinuxIDMapping{{Size: 1}}
+		s.Mounts[1].GIDMappings = s.Mounts[1].UIDMappings
+		s.Mounts[1].Options = []string{"remount"}
+	},
+	"mounts[1]: only a bind mount can be id-mapped in a container with a user namespace": func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/1/ns/user"})
+		s.Mounts[1].Options = []string{"idmap"}
 	},
 	"mounts: 4097 entries, more than 4096": func(s *specs.Spec) { s.Mounts = make([]specs.Mount, 4097) },
 	"mounts[0].source: empty, and a bind mount needs one": func(s *specs.Spec) {

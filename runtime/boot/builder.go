@@ -55,6 +55,9 @@ func (l last) ignore(errnos ...unix.Errno) last {
 	return l
 }
 
+// latest is a handle on the operation before the next one.
+func (b *builder) latest() last { return last{b, len(b.p.Ops) - 1} }
+
 // tolerant makes every error none.
 func (l last) tolerant() last {
 	l.op().Tolerant = true
@@ -63,7 +66,7 @@ func (l last) tolerant() last {
 
 // hint says what helps when the operation fails with an errno.
 func (l last) hint(errno unix.Errno, text string) last {
-	l.op().Hint, l.op().HintFor = text, errno
+	l.op().Hint, l.op().HintFor = text, append(l.op().HintFor, errno)
 	return l
 }
 

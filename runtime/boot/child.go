@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -22,34 +23,65 @@ type Child struct {
 type Event struct {
 	// Mark is the operation that was reached: MarkCreated, MarkConsole, …; empty when the container's program runs.
 	Mark string
-	// File is the descriptor that came with it, for the receiver to close; usually nil.
-	File *os.File
+	// File is the descriptor that came with it, for the receiver to close; usually nil. Second is another one, with MarkCopyUp.
+	File, Second *os.File
+	// Place is the index of the mount that a question is about.
+	Place int
+}
+
+// Close closes the descriptors that came with the event.
+func (e *Event) Close() {
+	for _, f := range []*os.File{e.File, e.Second} {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 // Next waits for the child's next event. A failed operation is a *Failure. When the child died without a word, the error says so.
 func (c *Child) Next(ctx context.Context) (Event, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.sync.SetReadDeadline(past) })
 	defer stop()
-	data, file, err := receive(c.sync)
+	data, files, err := receive(c.sync)
+	event := Event{File: files[0], Second: files[1]}
 	switch {
 	case ctx.Err() != nil:
-		return Event{}, fmt.Errorf("wait for child %d: %w", c.Pid, ctx.Err())
-	case err != nil:
-		return Event{}, fmt.Errorf("wait for child %d: %w", c.Pid, err)
-	case len(data) == 0:
+		err = ctx.Err()
+	case err == nil && len(data) > 0:
+		if event.Mark, err = c.program.Decode(data); err == nil {
+			event.Place = c.program.Ops[binary.NativeEndian.Uint32(data)].Place
+			return event, nil
+		}
+		event.Close()
+		return Event{}, err
+	case err == nil:
 		return Event{}, nil
 	}
-	mark, err := c.program.Decode(data)
-	if err != nil && file != nil {
-		file.Close()
-		file = nil
-	}
-	return Event{Mark: mark, File: file}, err
+	event.Close()
+	return Event{}, fmt.Errorf("wait for child %d: %w", c.Pid, err)
 }
 
 // Continue lets a child go on that waits for the parent's word.
 func (c *Child) Continue() error {
 	if _, err := c.sync.Write([]byte{1}); err != nil {
+		return fmt.Errorf("continue child %d: %w", c.Pid, err)
+	}
+	return nil
+}
+
+// Give is Continue with a descriptor that the child asked for. It does not close the file.
+func (c *Child) Give(file *os.File) error {
+	conn, err := c.sync.SyscallConn()
+	if err == nil {
+		rights := unix.UnixRights(int(file.Fd()))
+		var serr error
+		err = conn.Write(func(fd uintptr) bool {
+			serr = unix.Sendmsg(int(fd), []byte{1}, rights, nil, unix.MSG_NOSIGNAL)
+			return serr != unix.EAGAIN
+		})
+		err = errors.Join(err, serr)
+	}
+	if err != nil {
 		return fmt.Errorf("continue child %d: %w", c.Pid, err)
 	}
 	return nil

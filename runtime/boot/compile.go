@@ -92,7 +92,7 @@ func Compile(s *specs.Spec, f Facts) (*Program, error) {
 		return nil, err
 	}
 	c := &compiler{
-		builder: builder{p: &Program{Ops: make([]Op, 0, 640)}, document: f.Document}, spec: s, facts: f,
+		builder: builder{p: &Program{Ops: make([]Op, 0, 640)}, document: f.Document}, spec: s, facts: f, mnt: plainMount,
 	}
 	c.begin()
 	c.namespaces()
@@ -122,7 +122,13 @@ type compiler struct {
 	facts Facts
 	users bool // there is a new user namespace
 
-	program string // of an exec, when not its first argument
+	program string      // of an exec, when not its first argument
+	mount   int         // index of the mount that is being compiled
+	mnt     string      // register of that mount
+	late    []lateMount // what becomes read-only at the end
+	digits  *[5]byte    // where the mode of a tmpfs is found at run time
+	toRoot  *rights     // sends the root file system
+	answer  *rights     // what the parent answers with
 }
 
 // refuse names what this package does not do yet: leaving out what protects a container would be worse than an error.

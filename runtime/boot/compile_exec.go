@@ -128,6 +128,7 @@ func CompileExec(p *specs.Process, f ExecFacts) (*Program, error) {
 	c := &compiler{
 		builder: builder{p: &Program{Ops: make([]Op, 0, 128)}, document: f.Document},
 		spec:    s,
+		mnt:     plainMount,
 		facts:   Facts{Document: f.Document, Tasks: f.Tasks, Nofile: f.Nofile, Capabilities: f.Capabilities, Home: f.Home, Gate: f.Gate},
 		users:   f.Namespaces&unix.CLONE_NEWUSER != 0,
 		program: f.Program,

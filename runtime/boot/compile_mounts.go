@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
-	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -20,21 +20,44 @@ const (
 // descriptors and never outside.
 func (c *compiler) root() {
 	c.on("set propagation of /", "linux.rootfsPropagation")
-	flags := uint64(unix.MS_REC | unix.MS_SLAVE)
-	if p := c.spec.Linux.RootfsPropagation; strings.TrimPrefix(p, "r") == "private" {
-		flags = unix.MS_REC | unix.MS_PRIVATE
+	kind := uint64(unix.MS_SLAVE)
+	switch strings.TrimPrefix(c.spec.Linux.RootfsPropagation, "r") {
+	case "shared":
+		kind = unix.MS_SHARED // for mounts of the host that are to be shared with it
+	case "private", "unbindable": // that comes last: what is unbindable can't be cloned
+		kind = unix.MS_PRIVATE
 	}
-	c.do(unix.SYS_MOUNT, null(), text("/"), null(), symbol(flags, namesMount), null())
+	c.do(unix.SYS_MOUNT, null(), text("/"), null(), symbol(unix.MS_REC|kind, namesMount), null())
+	place := c.facts.Root
+	if o := c.facts.Overlay; o != nil {
+		place = o.Upper
+	}
+	if kind == unix.MS_SHARED {
+		c.keepFromHost(place)
+	}
 	if o := c.facts.Overlay; o != nil {
 		c.overlay(o)
 		return
 	}
-	c.on("open root "+c.facts.Root, "root.path")
-	c.do(unix.SYS_OPEN_TREE, cwd(), text(c.facts.Root),
-		symbol(unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC, namesOpenTree)).into("root")
-	c.on("mount root "+c.facts.Root, "root.path")
+	c.on("open root "+place, "root.path")
+	c.do(unix.SYS_OPEN_TREE, cwd(), text(place),
+		symbol(unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC, namesOpenTree)).into("root").op().Store = &c.rootRights().fd[0]
+	c.on("mount root "+place, "root.path")
 	c.setattr("root", 0, unix.MountAttr{Propagation: unix.MS_PRIVATE})
-	c.do(unix.SYS_MOVE_MOUNT, c.reg("root"), text(""), cwd(), text(c.facts.Root), symbol(unix.MOVE_MOUNT_F_EMPTY_PATH, namesMove))
+	c.do(unix.SYS_MOVE_MOUNT, c.reg("root"), text(""), cwd(), text(place),
+		symbol(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS, namesMove))
+}
+
+// keepFromHost makes the mount that a path is on private, so that what is mounted there is not on the host too. Only the path of a mount
+// itself is taken by the kernel: all others are no valid argument.
+func (c *compiler) keepFromHost(place string) {
+	c.on("keep root "+place+" from the host", "linux.rootfsPropagation")
+	found := new(label)
+	for ; place != "/"; place = path.Dir(place) {
+		c.do(unix.SYS_MOUNT, null(), text(place), null(), symbol(unix.MS_PRIVATE, namesMount), null()).ignore(unix.EINVAL).then(found)
+	}
+	c.do(unix.SYS_MOUNT, null(), text("/"), null(), symbol(unix.MS_PRIVATE, namesMount), null())
+	c.place(found)
 }
 
 // overlay mounts the layers on top of the upper directory: it is a directory that is always there, and in this mount namespace
@@ -48,28 +71,71 @@ func (c *compiler) overlay(o *Overlay) {
 	}
 	data := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + escape.Replace(o.Upper) + ",workdir=" + escape.Replace(o.Work)
 	c.do(unix.SYS_MOUNT, text("overlay"), text(o.Upper), text("overlay"), number(0), text(data))
-	c.do(unix.SYS_OPENAT, cwd(), text(o.Upper), symbol(flagsDir, namesOpen)).into("root")
+	c.do(unix.SYS_OPENAT, cwd(), text(o.Upper), symbol(flagsDir, namesOpen)).into("root").op().Store = &c.rootRights().fd[0]
 }
 
 // mounts carries out the list of mounts.
 func (c *compiler) mounts() {
 	for i, m := range c.spec.Mounts {
 		c.on(fmt.Sprintf("mount %s on %s", mountName(m), m.Destination), index("mounts", i))
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			c.fail(fmt.Errorf("compile %s: id mapped mounts are not supported yet (%[1]s: %[2]s)", c.facts.Document, index("mounts", i)))
-		}
+		c.mount = i
 		o := parseOptions(m.Options)
 		o.bind = o.bind || m.Type == "bind"
+		if !c.checkPlace(i, m.Type, o.bind, o.remount) {
+			return
+		}
 		switch {
+		case o.remount:
+			c.remount(m, o)
 		case o.bind:
 			c.bind(m, o)
 		case m.Type == "cgroup":
 			c.cgroups(m, o)
+		case o.needsOldCall(m.Source):
+			c.old(m, o)
 		default:
-			c.fresh(m.Type, m.Source, o)
-			c.attach(m.Destination, m.Type, o)
+			c.mountNew(m, o)
 		}
 	}
+}
+
+// mountNew makes a file system and mounts it.
+func (c *compiler) mountNew(m specs.Mount, o mountOptions) {
+	kind := targetDir
+	if m.Type == "proc" || m.Type == "sysfs" {
+		kind = targetReal
+	}
+	if m.Type == "tmpfs" && !slices.ContainsFunc(o.data, func(d string) bool { return strings.HasPrefix(d, "mode=") }) {
+		o.data = append(slices.Clone(o.data), "mode")
+		c.modeOf(m.Destination)
+	} else {
+		c.target(m.Destination, kind, nil)
+	}
+	if m.Type == "proc" {
+		c.keepEmpty()
+	}
+	if m.Type == "tmpfs" && o.readonly() {
+		c.mnt = index("mount", c.mount)
+	}
+	c.fresh(m.Type, m.Source, o)
+	if o.idmap || len(m.UIDMappings) > 0 {
+		c.idmap(&m, o)
+	}
+	if o.copyUp && m.Type == "tmpfs" {
+		c.copyUp()
+	}
+	c.attach(o)
+}
+
+// modeOf opens the mountpoint of a tmpfs whose mode nobody says: it becomes the one of the directory that is there, as with other runtimes.
+func (c *compiler) modeOf(destination string) {
+	made := new(label)
+	st, digits := new(unix.Stat_t), &[5]byte{'1', '7', '7', '7'}
+	c.target(destination, targetDir, made)
+	c.do(unix.SYS_FSTAT, c.reg("target"), memory(st, showStat))
+	c.do(opOctal, memory(&st.Mode, showMode), memory(digits, showDigits))
+	c.place(made)
+	c.digits = digits
 }
 
 // mountName is what an error calls a mount.
@@ -86,26 +152,64 @@ func (c *compiler) fresh(kind, source string, o mountOptions) {
 	if source != "" {
 		c.config("source", source)
 	}
-	for _, d := range o.data {
-		key, value, assigned := strings.Cut(d, "=")
-		if assigned {
-			c.config(key, value)
-			continue
-		}
-		c.do(unix.SYS_FSCONFIG, c.reg("context"), symbol(unix.FSCONFIG_SET_FLAG, namesFsconfig), text(key), null(), number(0))
+	if o.readonly() && !slices.Contains(shareable, kind) {
+		c.flag("ro")
 	}
-	c.do(unix.SYS_FSCONFIG, c.reg("context"), symbol(unix.FSCONFIG_CMD_CREATE, namesFsconfig), null(), null(), number(0))
+	c.parameters(o)
+	c.do(unix.SYS_FSCONFIG, c.reg("context"), symbol(unix.FSCONFIG_CMD_CREATE, namesFsconfig), null(), null(), number(0)).
+		hint(unix.EPERM, c.whyRefused(kind))
 	set := o.set | o.setAll
 	if kind == "tmpfs" {
 		set &^= unix.MOUNT_ATTR_RDONLY // until everything below is mounted
 	}
-	c.do(unix.SYS_FSMOUNT, c.reg("context"), symbol(unix.FSMOUNT_CLOEXEC, namesFsmount), symbol(set, namesAttr)).into("mount")
+	c.do(unix.SYS_FSMOUNT, c.reg("context"), symbol(unix.FSMOUNT_CLOEXEC, namesFsmount), symbol(set, namesAttr)).into(c.mnt).
+		hint(unix.EPERM, c.whyRefused(kind))
 	c.close("context")
+}
+
+// shareable are the file systems without a device: of these only the mount is made read-only. A device is not to be written to at all.
+var shareable = []string{"tmpfs", "proc", "sysfs", "mqueue", "devpts", "cgroup2", "securityfs", "debugfs", "tracefs", "configfs", "bpf", "fusectl"}
+
+// whyRefused says why a user namespace may not mount a file system.
+func (c *compiler) whyRefused(kind string) string {
+	if !c.users {
+		return ""
+	}
+	return map[string]string{
+		"proc":   "a new proc in a user namespace needs a new pid namespace, and nothing mounted over the host's",
+		"sysfs":  "a new sysfs in a user namespace needs a new network namespace (a bind mount of /sys does not)",
+		"mqueue": "a new mqueue in a user namespace needs a new ipc namespace (a bind mount of /dev/mqueue does not)",
+	}[kind]
+}
+
+// parameters tells the file system that is being made, or made anew, its flags and options.
+func (c *compiler) parameters(o mountOptions) {
+	for _, f := range o.flags {
+		c.flag(f)
+	}
+	for _, d := range o.data {
+		key, value, assigned := strings.Cut(d, "=")
+		switch {
+		case assigned:
+			c.config(key, value)
+		case key == "mode" && c.digits != nil:
+			c.do(unix.SYS_FSCONFIG, c.reg("context"), symbol(unix.FSCONFIG_SET_STRING, namesFsconfig), text(key),
+				memory(c.digits, showDigits), number(0))
+			c.digits = nil
+		default:
+			c.flag(key)
+		}
+	}
 }
 
 // config sets a string option of the file system that is being made.
 func (c *compiler) config(key, value string) {
 	c.do(unix.SYS_FSCONFIG, c.reg("context"), symbol(unix.FSCONFIG_SET_STRING, namesFsconfig), text(key), text(value), number(0))
+}
+
+// flag sets an option without a value.
+func (c *compiler) flag(key string) {
+	c.do(unix.SYS_FSCONFIG, c.reg("context"), symbol(unix.FSCONFIG_SET_FLAG, namesFsconfig), text(key), null(), number(0))
 }
 
 // bind clones a part of the host's tree.
@@ -114,136 +218,88 @@ func (c *compiler) bind(m specs.Mount, o mountOptions) {
 	if !filepath.IsAbs(source) {
 		source = filepath.Join(c.facts.Bundle, source)
 	}
-	c.clone(source, o.recursive)
-	if o.set|o.clear != 0 {
-		c.setattr("mount", 0, unix.MountAttr{Attr_set: o.set, Attr_clr: o.clear})
-	}
-	if o.setAll|o.clrAll != 0 {
-		c.setattr("mount", unix.AT_RECURSIVE, unix.MountAttr{Attr_set: o.setAll, Attr_clr: o.clrAll})
-	}
-	kind := ""
+	kind := targetDir
 	if c.facts.Files[m.Source] {
-		kind = kindFile
+		kind = targetFile
 	}
-	c.attach(m.Destination, kind, o)
+	c.source(&m, source, o)
+	if inside(m.Destination) == "proc" {
+		c.onlyProc()
+	}
+	c.attributesOf("mount", o)
+	c.target(m.Destination, kind, nil)
+	c.attach(o)
 }
 
 // clone takes a host path as a detached mount into register mount.
-func (c *compiler) clone(source string, recursive bool) {
+func (c *compiler) clone(source string, recursive bool) last {
 	flags := uint64(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	c.do(unix.SYS_OPEN_TREE, cwd(), text(source), symbol(flags, namesOpenTree)).into("mount")
+	return c.do(unix.SYS_OPEN_TREE, cwd(), text(source), symbol(flags, namesOpenTree)).into(c.mnt)
 }
 
-// kindFile is the kind of a mount that is a file and no directory.
-const kindFile = "file"
-
-// attach puts the mount in register mount on a path in the container, which it makes if it is missing. The kind is the type of the file
-// system where that matters.
-func (c *compiler) attach(destination, kind string, o mountOptions) {
-	c.target(destination, kind == kindFile)
-	if kind == "proc" {
-		c.keepEmpty()
-	}
+// attach puts the mount at hand on the mountpoint in register target.
+func (c *compiler) attach(o mountOptions) {
 	c.move()
-	if o.propagation != 0 {
-		flags := uint64(0)
-		if o.propagateAll {
-			flags = unix.AT_RECURSIVE
-		}
-		c.setattr("mount", flags, unix.MountAttr{Propagation: o.propagation})
-	}
+	c.propagate(c.mnt, o.propagation)
 	c.close("target")
-	c.close("mount")
+	if c.mnt == plainMount {
+		c.close(c.mnt)
+		return
+	}
+	c.late = append(c.late, lateMount{c.mnt, c.mount})
+	c.mnt = plainMount
 }
 
-// move puts the mount in register mount on the one in register target.
+// plainMount is the register of a mount that is complete when it is attached.
+const plainMount = "mount"
+
+// lateMount is a mount that becomes read-only when everything is mounted, in the register it is kept in.
+type lateMount struct {
+	register string
+	mount    int
+}
+
+// move puts the mount at hand on the one in register target.
 func (c *compiler) move() last {
-	return c.do(unix.SYS_MOVE_MOUNT, c.reg("mount"), text(""), c.reg("target"), text(""),
+	return c.do(unix.SYS_MOVE_MOUNT, c.reg(c.mnt), text(""), c.reg("target"), text(""),
 		symbol(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, namesMove))
 }
 
-// target opens a path in the container as register target and makes it, a directory or an empty file, if it is missing.
-func (c *compiler) target(destination string, file bool) {
-	found := new(label)
-	clean := inside(destination)
-	c.inRoot("target", clean, flagsPath).ignore(unix.ENOENT).then(found)
-	if file {
-		dir, name := path.Split(clean)
-		c.makeDirs(inside(dir))
-		c.do(unix.SYS_MKNODAT, c.reg("dir"), text(name), symbol(unix.S_IFREG|0o644, namesMode), number(0)).ignore(unix.EEXIST)
-		c.close("dir")
-		c.inRoot("target", clean, flagsPath)
-	} else {
-		c.makeDirs(clean)
-		c.do(unix.SYS_FCNTL, c.reg("dir"), symbol(unix.F_DUPFD_CLOEXEC, namesFcntl), number(3)).into("target")
-		c.close("dir")
-	}
-	c.place(found)
-}
-
-// makeDirs makes the directory dir in the container and all above it, and opens it as register dir. Every step starts from a
-// descriptor of a directory that was opened inside the root file system, so that no symbolic link leads out of it.
-func (c *compiler) makeDirs(dir string) {
-	c.do(unix.SYS_FCNTL, c.reg("root"), symbol(unix.F_DUPFD_CLOEXEC, namesFcntl), number(3)).into("dir")
-	if dir == "." {
-		return
-	}
-	done := ""
-	for part := range strings.SplitSeq(dir, "/") {
-		done = path.Join(done, part)
-		// EROFS and EACCES tell nothing about whether it is there; the open does.
-		c.do(unix.SYS_MKDIRAT, c.reg("dir"), text(part), symbol(0o755, namesMode)).ignore(unix.EEXIST, unix.EROFS, unix.EACCES)
-		c.close("dir")
-		c.inRoot("dir", done, flagsDir)
-	}
-}
-
-// inside turns a path of the container into one relative to its root: never empty, never with a leading slash or a "..".
-func inside(p string) string {
-	p = strings.TrimPrefix(path.Clean("/"+p), "/")
-	if p == "" {
-		return "."
-	}
-	return p
-}
-
-// inRoot opens a path below register root: symbolic links lead nowhere else, not even absolute ones.
-func (c *compiler) inRoot(register, p string, flags uint64) last {
-	how := &unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	return c.do(unix.SYS_OPENAT2, c.reg("root"), text(p), memory(how, showHow), number(unix.SizeofOpenHow)).into(register)
-}
-
-func showHow(p unsafe.Pointer) string {
-	how := (*unix.OpenHow)(p)
-	return "{" + namesOpen.format(uintptr(how.Flags)) + ", RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS}"
-}
-
-// cgroups shows the container its cgroup: with v1 one directory for each hierarchy on a small tmpfs, with v2 alone the directory.
+// cgroups shows the container its cgroup: with v1 one directory for each hierarchy on a small tmpfs, with v2 alone the directory. These are
+// bind mounts, which look the same with a cgroup namespace and without one.
 func (c *compiler) cgroups(m specs.Mount, o mountOptions) {
-	attrs := unix.MountAttr{Attr_set: o.set | o.setAll, Attr_clr: o.clear | o.clrAll}
-	plain := mountOptions{propagation: o.propagation, propagateAll: o.propagateAll}
+	own := mountOptions{set: o.set | o.setAll, clear: o.clear | o.clrAll}
+	c.target(m.Destination, targetDir, nil)
 	if len(c.facts.Cgroups) == 1 && c.facts.Cgroups[0].Name == "" {
 		c.clone(c.facts.Cgroups[0].Dir, false)
-		c.setattr("mount", 0, attrs)
-		c.attach(m.Destination, "", plain)
+		c.attributesOf("mount", own)
+		c.attach(o)
 		return
 	}
-	c.fresh("tmpfs", "tmpfs", mountOptions{set: o.set, data: []string{"mode=755"}})
-	c.attach(m.Destination, "", plain)
+	c.mnt = index("cgroups", c.mount)
+	c.fresh("tmpfs", "tmpfs", mountOptions{set: own.set, data: []string{"mode=755"}})
+	c.move()
+	c.propagate(c.mnt, o.propagation)
+	c.close("target")
+	top := c.mnt
+	c.mnt = plainMount
 	for _, g := range c.facts.Cgroups {
 		c.what = "mount cgroup " + g.Name + " on " + m.Destination
 		c.clone(g.Dir, false)
-		c.setattr("mount", 0, attrs)
-		c.attach(path.Join(m.Destination, g.Name), "", plain)
-		if len(g.Links) > 0 {
-			c.makeDirs(inside(m.Destination))
-			for _, l := range g.Links {
-				c.do(unix.SYS_SYMLINKAT, text(g.Name), c.reg("dir"), text(l)).ignore(unix.EEXIST)
-			}
-			c.close("dir")
+		c.attributesOf("mount", own)
+		c.do(unix.SYS_MKDIRAT, c.reg(top), text(g.Name), symbol(0o755, namesMode)).ignore(unix.EEXIST)
+		c.straightFrom(top, "target", g.Name, flagsDir)
+		c.attach(o)
+		for _, l := range g.Links {
+			c.do(unix.SYS_SYMLINKAT, text(g.Name), c.reg(top), text(l)).ignore(unix.EEXIST)
 		}
+	}
+	if own.readonly() {
+		c.late = append(c.late, lateMount{top, c.mount})
+	} else {
+		c.close(top)
 	}
 }

@@ -1,6 +1,9 @@
 package boot
 
 import (
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -11,14 +14,10 @@ func (c *compiler) hide() {
 		c.readonlyPath(p)
 	}
 	c.mask()
-	for i, m := range c.spec.Mounts {
-		o := parseOptions(m.Options)
-		if m.Type == "tmpfs" && !o.bind && (o.set|o.setAll)&unix.MOUNT_ATTR_RDONLY != 0 || m.Type == "cgroup" && o.set&unix.MOUNT_ATTR_RDONLY != 0 {
-			c.on("make "+m.Destination+" read-only", index("mounts", i))
-			c.inRoot("target", inside(m.Destination), flagsPath)
-			c.setattr("target", 0, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
-			c.close("target")
-		}
+	for _, l := range c.late {
+		c.on("make "+c.spec.Mounts[l.mount].Destination+" read-only", index("mounts", l.mount))
+		c.setattr(l.register, 0, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		c.close(l.register)
 	}
 	if c.spec.Root != nil && c.spec.Root.Readonly {
 		c.on("make / read-only", "root.readonly")
@@ -48,7 +47,12 @@ func (c *compiler) mask() {
 	}
 	c.on("open null device for masked paths", "linux.maskedPaths")
 	c.nullDevice()
+	masked := map[string]bool{}
 	for i, p := range c.spec.Linux.MaskedPaths {
+		if masked[inside(p)] {
+			continue
+		}
+		masked[inside(p)] = true
 		absent, done := new(label), new(label)
 		c.on("mask "+p, index("linux.maskedPaths", i))
 		c.inRoot("target", inside(p), flagsPath).ignore(unix.ENOENT, unix.ENOTDIR).otherwise(absent)
@@ -66,20 +70,26 @@ func (c *compiler) mask() {
 	c.close("null")
 }
 
-// nullDevice opens the null device as register null: the one just made when /dev is a file system of the container's own, otherwise
-// the host's, because what an image brings at /dev/null may be anything.
+// nullDevice opens the null device as register null: the one just made when /dev is a file system of the container's own, which a
+// checkpoint has less trouble with, otherwise the host's. What stands in the container at /dev/null may be anything (CVE-2025-31133), so it
+// is looked at by the descriptor that is then used.
 func (c *compiler) nullDevice() {
-	for _, m := range c.spec.Mounts {
-		if inside(m.Destination) == "dev" && m.Type == "tmpfs" && !c.users {
-			c.inRoot("null", "dev/null", flagsPath|unix.O_NOFOLLOW)
-			return
-		}
+	host, done := new(label), new(label)
+	own := slices.ContainsFunc(c.spec.Mounts, func(m specs.Mount) bool { return inside(m.Destination) == "dev" && m.Type == "tmpfs" })
+	if own && !c.users {
+		st, kind, mask, device := new(unix.Stat_t), uint32(unix.S_IFCHR), uint32(unix.S_IFMT), unix.Mkdev(1, 3)
+		c.straight("null", "dev/null", flagsPath|unix.O_NOFOLLOW).tolerant().otherwise(host)
+		c.do(unix.SYS_FSTAT, c.reg("null"), memory(st, showStat))
+		expect(&c.builder, &st.Mode, &kind, &mask, showMode).ignore(unix.EXDEV).otherwise(host)
+		expect(&c.builder, &st.Rdev, &device, nil, showDevice).ignore(unix.EXDEV).otherwise(host).then(done)
+		c.place(host)
 	}
 	c.do(unix.SYS_OPENAT, cwd(), text("/dev/null"), symbol(flagsPath, namesOpen)).into("null")
+	c.place(done)
 }
 
 // emptyDirectory takes an empty read-only directory as a detached mount into register mount: the one that the container's proc is mounted
-// on, so that a checkpoint has no file system more to save, or else a small tmpfs.
+// on, so that a checkpoint has no file system more to save, or else a small tmpfs, the same for all.
 func (c *compiler) emptyDirectory() {
 	readonly := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 	got, none := new(label), new(label)
@@ -90,6 +100,7 @@ func (c *compiler) emptyDirectory() {
 	c.place(none)
 	c.fresh("tmpfs", "tmpfs", mountOptions{data: []string{"mode=755"}})
 	c.setattr("mount", 0, readonly)
+	c.do(unix.SYS_FCNTL, c.reg("mount"), symbol(unix.F_DUPFD_CLOEXEC, namesFcntl), number(3)).into("empty")
 	c.place(got)
 }
 

@@ -72,12 +72,19 @@ func (c *compiler) handOver() {
 	c.close("master")
 }
 
-// devConsole shows the terminal at /dev/console.
+// devConsole shows the terminal at /dev/console. The terminal is known by its descriptor and the place is no symbolic link: neither can be
+// exchanged for something else meanwhile (CVE-2025-52565).
 func (c *compiler) devConsole() {
 	c.on("mount terminal on /dev/console", "process.terminal")
 	c.do(unix.SYS_OPEN_TREE, c.reg("terminal"), text(""),
 		symbol(unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLOEXEC, namesOpenTree)).into("mount")
-	c.attach("/dev/console", kindFile, mountOptions{})
+	c.makeDirs("dev")
+	c.do(unix.SYS_MKNODAT, c.reg("dir"), text("console"), symbol(unix.S_IFREG|0o644, namesMode), number(0)).ignore(unix.EEXIST, unix.EROFS)
+	c.straightFrom("dir", "target", "console", flagsPath).hint(unix.ELOOP, "a symbolic link in the image is not followed here")
+	c.close("dir")
+	c.move()
+	c.close("target")
+	c.close("mount")
 }
 
 func showZero(unsafe.Pointer) string { return "[0]" }
@@ -89,4 +96,4 @@ func showSize(p unsafe.Pointer) string {
 	return fmt.Sprintf("{%d rows, %d columns}", s.Row, s.Col)
 }
 
-var namesMessage = &names{list: []name{{unix.MSG_NOSIGNAL, "MSG_NOSIGNAL"}}}
+var namesMessage = &names{list: []name{{unix.MSG_NOSIGNAL, "MSG_NOSIGNAL"}, {unix.MSG_CMSG_CLOEXEC, "MSG_CMSG_CLOEXEC"}}}

@@ -126,9 +126,24 @@ func call(m *bound, s *step, args *[6]uintptr) (uintptr, syscall.Errno) {
 	case opExpect:
 		have, want := *(*unsafe.Pointer)(unsafe.Pointer(&args[0])), *(*unsafe.Pointer)(unsafe.Pointer(&args[1]))
 		for n := range args[2] {
-			if *(*byte)(unsafe.Add(have, n)) != *(*byte)(unsafe.Add(want, n)) {
+			mask := byte(0xff)
+			if args[3] != 0 {
+				mask = *(*byte)(unsafe.Add(*(*unsafe.Pointer)(unsafe.Pointer(&args[3])), n))
+			}
+			if (*(*byte)(unsafe.Add(have, n))^*(*byte)(unsafe.Add(want, n)))&mask != 0 {
 				return 0, unix.EXDEV
 			}
+		}
+		return 0, 0
+	case opLoad:
+		number := *(**int32)(unsafe.Pointer(&args[0]))
+		value := *number
+		*number = -1
+		return uintptr(value), 0
+	case opOctal:
+		mode, digits := **(**uint32)(unsafe.Pointer(&args[0])), *(**[4]byte)(unsafe.Pointer(&args[1]))
+		for n := range digits {
+			digits[n] = '0' + byte(mode>>(9-3*n)&7)
 		}
 		return 0, 0
 	}

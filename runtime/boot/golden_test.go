@@ -130,7 +130,7 @@ func TestRefused(t *testing.T) {
 		"linux.namespaces":         func(s *specs.Spec) { s.Linux.Namespaces = nil },
 		"linux.namespaces[1]":      func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[0]) },
 		"linux.devices":            func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} },
-		"mounts[0]":                func(s *specs.Spec) { s.Mounts = []specs.Mount{{UIDMappings: []specs.LinuxIDMapping{{}}}} },
+		"mounts[0].destination":    func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/proc/self/attr", Type: "tmpfs"}} },
 	} {
 		s := base()
 		change(s)

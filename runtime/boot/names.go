@@ -73,12 +73,17 @@ var (
 		{unix.AT_EACCESS, "AT_EACCESS"},
 	}}
 	namesMove = &names{list: []name{
-		{unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"}, {unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_T_EMPTY_PATH"},
+		{unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"},
+		{unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_T_EMPTY_PATH"},
+		{unix.MOVE_MOUNT_T_SYMLINKS, "MOVE_MOUNT_T_SYMLINKS"},
 	}}
 	namesFsopen   = &names{list: []name{{unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC"}}}
+	namesFspick   = &names{list: []name{{unix.FSPICK_CLOEXEC, "FSPICK_CLOEXEC"}, {unix.FSPICK_EMPTY_PATH, "FSPICK_EMPTY_PATH"}}}
 	namesFsmount  = &names{list: []name{{unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"}}}
 	namesFsconfig = &names{zero: "FSCONFIG_SET_FLAG", exact: true, list: []name{
-		{unix.FSCONFIG_SET_STRING, "FSCONFIG_SET_STRING"}, {unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"},
+		{unix.FSCONFIG_SET_STRING, "FSCONFIG_SET_STRING"},
+		{unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"},
+		{unix.FSCONFIG_CMD_RECONFIGURE, "FSCONFIG_CMD_RECONFIGURE"},
 	}}
 	namesAttr = &names{list: []name{
 		{unix.MOUNT_ATTR_RDONLY, "MOUNT_ATTR_RDONLY"},
@@ -90,6 +95,7 @@ var (
 		{unix.MOUNT_ATTR_STRICTATIME, "MOUNT_ATTR_STRICTATIME"},
 		{unix.MOUNT_ATTR_NODIRATIME, "MOUNT_ATTR_NODIRATIME"},
 		{unix.MOUNT_ATTR_NOSYMFOLLOW, "MOUNT_ATTR_NOSYMFOLLOW"},
+		{unix.MOUNT_ATTR_IDMAP, "MOUNT_ATTR_IDMAP"},
 	}}
 	namesMount = &names{list: []name{
 		{unix.MS_RDONLY, "MS_RDONLY"},
@@ -99,6 +105,12 @@ var (
 		{unix.MS_SHARED, "MS_SHARED"},
 		{unix.MS_UNBINDABLE, "MS_UNBINDABLE"},
 		{unix.MS_MOVE, "MS_MOVE"},
+		{unix.MS_POSIXACL, "MS_POSIXACL"},
+		{unix.MS_I_VERSION, "MS_I_VERSION"},
+		{unix.MS_SYNCHRONOUS, "MS_SYNCHRONOUS"},
+		{unix.MS_DIRSYNC, "MS_DIRSYNC"},
+		{unix.MS_LAZYTIME, "MS_LAZYTIME"},
+		{unix.MS_MANDLOCK, "MS_MANDLOCK"},
 	}}
 	namesUmount = &names{list: []name{{unix.MNT_DETACH, "MNT_DETACH"}}}
 	namesClone  = &names{list: []name{

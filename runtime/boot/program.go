@@ -17,6 +17,7 @@ type Program struct {
 	slots     []string // names of the descriptors that the program expects
 	passed    []bool   // whether a slot is still open when the program ends
 	registers []string
+	idmaps    []IDMap
 	exec      execPlan
 }
 
@@ -39,11 +40,15 @@ type Op struct {
 	Store *int32
 	// What says what the operation is for, as `verb object`.
 	What string
+	// Mark is the name of the event that the operation is to the parent, What when it is empty; Place is the index of the mount that it is
+	// about.
+	Mark  string
+	Place int
 	// Origin is the place that asked for it, such as "config.json: mounts[3]"; it may be empty.
 	Origin string
-	// Hint says what the user can do when it fails with errno HintFor; it may be empty.
+	// Hint says what the user can do when it fails with one of the errors HintFor; it may be empty.
 	Hint    string
-	HintFor unix.Errno
+	HintFor []unix.Errno
 }
 
 // Numbers of the operations that the child's loop carries out itself. They are no system calls.
@@ -52,8 +57,10 @@ const (
 	opClose                       // closes every descriptor but those that are still needed; Args[0] is 1 when that is only the passed ones
 	opReport                      // tells the parent that this operation was reached
 	opAwait                       // waits for the parent's word to go on
-	opExpect                      // fails with EXDEV unless the bytes at Args[0] are those at Args[1]; Args[2] is their number
+	opExpect                      // fails with EXDEV unless the bytes at Args[0] are those at Args[1]; Args[2] is their number, Args[3] may mask them
 	opExec                        // the execve of the container's program, by way of the gangway
+	opLoad                        // is the 32-bit number at Args[0], which becomes -1
+	opOctal                       // writes the permission bits of the 32-bit mode at Args[0] as four octal digits to Args[1]
 )
 
 // argKind says how an argument gets its value.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,11 +61,14 @@ func (p *Program) Decode(message []byte) (mark string, err error) {
 		return "", fmt.Errorf("read report: operation %d of %d", i, len(p.Ops))
 	}
 	op := &p.Ops[i]
+	if errno == 0 && op.Mark != "" {
+		return op.Mark, nil
+	}
 	if errno == 0 {
 		return op.What, nil
 	}
 	f := &Failure{What: op.What, Origin: op.Origin, Call: p.callText(op), Index: int(i), Err: unix.Errno(errno)}
-	if op.HintFor == unix.Errno(errno) {
+	if slices.Contains(op.HintFor, unix.Errno(errno)) {
 		f.Hint = op.Hint
 	}
 	if op.Nr == opFail && unix.Errno(errno) == unix.ENOENT {
@@ -79,13 +83,13 @@ func (p *Program) Decode(message []byte) (mark string, err error) {
 // past is a deadline that ends a read at once.
 var past = time.Unix(1, 0)
 
-// receive reads one message and the descriptor that may come with it. No bytes mean that the other end is closed.
-func receive(f *os.File) (data []byte, file *os.File, err error) {
+// receive reads one message and the descriptors that may come with it, two at most. No bytes mean that the other end is closed.
+func receive(f *os.File) (data []byte, files [2]*os.File, err error) {
 	conn, err := f.SyscallConn()
 	if err != nil {
-		return nil, nil, err
+		return nil, files, err
 	}
-	buf, control := make([]byte, 16), make([]byte, unix.CmsgSpace(4))
+	buf, control := make([]byte, 16), make([]byte, unix.CmsgSpace(8))
 	var n, controls int
 	var rerr error
 	err = conn.Read(func(fd uintptr) bool {
@@ -93,17 +97,17 @@ func receive(f *os.File) (data []byte, file *os.File, err error) {
 		return rerr != unix.EAGAIN && rerr != unix.EINTR
 	})
 	if err = errors.Join(err, rerr); err != nil {
-		return nil, nil, err
+		return nil, files, err
 	}
 	messages, err := unix.ParseSocketControlMessage(control[:controls])
 	if err != nil || len(messages) == 0 {
-		return buf[:n], nil, err
+		return buf[:n], files, err
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) == 0 {
-		return buf[:n], nil, err
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), "descriptor of child")
 	}
-	return buf[:n], os.NewFile(uintptr(fds[0]), "/dev/ptmx"), nil
+	return buf[:n], files, err
 }
 
 // DecodeExec reads a message that a program sent after its gate, where only the execve of args is left to fail. Unlike Program.Decode it

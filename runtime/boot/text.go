@@ -45,6 +45,9 @@ func (p *Program) opText(op *Op) string {
 	for i, errno := range op.Ignore {
 		out.WriteString([]string{"  or ", "|"}[min(i, 1)] + unix.ErrnoName(errno))
 	}
+	if op.Mark != "" {
+		out.WriteString("  asks the parent: " + op.Mark)
+	}
 	if op.Then != 0 {
 		out.WriteString("  ok -> " + strconv.Itoa(op.Then))
 	}
@@ -70,6 +73,10 @@ func (p *Program) callText(op *Op) string {
 		return "await " + strconv.Quote(op.What)
 	case opExpect:
 		return fmt.Sprintf("expect %s = %s", p.argText(op.Args[0]), p.argText(op.Args[1]))
+	case opLoad:
+		return p.argText(op.Args[0])
+	case opOctal:
+		return fmt.Sprintf("%s = octal of %s", p.argText(op.Args[1]), p.argText(op.Args[0]))
 	case opExec:
 		return p.exec.String()
 	}
