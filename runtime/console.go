@@ -25,24 +25,10 @@ func giveConsole(master *os.File, take func(*os.File) error, socket string) erro
 	if socket == "" {
 		return fmt.Errorf("give console: %w", errNoConsole)
 	}
-	if err := clearONLCR(master); err != nil {
-		return fmt.Errorf("prepare console: %w", err)
-	}
 	if err := sendFile(socket, master); err != nil {
 		return fmt.Errorf("send console: %w", err)
 	}
 	return nil
-}
-
-// clearONLCR keeps the terminal from writing a carriage return before each newline. Who asks for a terminal over a socket relays it to
-// another terminal, which does that itself, and expects it as runc hands it out.
-func clearONLCR(master *os.File) error {
-	termios, err := unix.IoctlGetTermios(int(master.Fd()), unix.TCGETS)
-	if err != nil {
-		return err
-	}
-	termios.Oflag &^= unix.ONLCR
-	return unix.IoctlSetTermios(int(master.Fd()), unix.TCSETS, termios)
 }
 
 // sendPidfd sends a descriptor of a process to a unix socket, if there is one.
