@@ -19,7 +19,7 @@ func TestPodmanLife(t *testing.T) {
 	e.wantCode(5, "exec", "life", "sh", "-c", "exit 5")
 	e.wantCode(127, "exec", "life", "nothing-there")
 	e.wantCode(126, "exec", "life", "/etc/passwd")
-	if r := runWith("typed\n", "podman", "--runtime", "zap", "exec", "-i", "life", "cat"); r.Stdout != "typed\n" {
+	if r := runWith("typed\n", "podman", "--runtime", runtimeName, "exec", "-i", "life", "cat"); r.Stdout != "typed\n" {
 		t.Errorf("standard input does not arrive: %v", r)
 	}
 	e.do("exec", "-d", "life", "sh", "-c", "echo detached > /tmp/made; sleep 7777")

@@ -1,6 +1,7 @@
 package engines
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,9 @@ import (
 
 // image is the image of busybox under the names of its applets, with two users.
 const image = "localhost/busybox"
+
+// runtimeName is zap, or another runtime to see what that one does.
+var runtimeName = cmp.Or(os.Getenv("ENGINES_RUNTIME"), "zap")
 
 // engine is podman with zap, as a test uses it.
 type engine struct{ t *testing.T }
@@ -64,13 +68,13 @@ func newPodman(t *testing.T) *engine {
 
 // try runs podman with zap.
 func (e *engine) try(args ...string) result {
-	return run(append([]string{"podman", "--runtime", "zap"}, args...)...)
+	return run(append([]string{"podman", "--runtime", runtimeName}, args...)...)
 }
 
 // do runs podman with zap, which has to succeed, and returns what it prints.
 func (e *engine) do(args ...string) string {
 	e.t.Helper()
-	return must(e.t, append([]string{"podman", "--runtime", "zap"}, args...)...)
+	return must(e.t, append([]string{"podman", "--runtime", runtimeName}, args...)...)
 }
 
 // want runs podman and compares what it prints.
@@ -110,7 +114,7 @@ func TestPodmanRun(t *testing.T) {
 	}
 	e.wantCode(126, "run", "--rm", image, "/etc/passwd")
 	e.wantCode(125, "run", "--rm", "--no-such-flag", image)
-	r = runWith("typed\n", "podman", "--runtime", "zap", "run", "-i", "--rm", image, "cat")
+	r = runWith("typed\n", "podman", "--runtime", runtimeName, "run", "-i", "--rm", image, "cat")
 	if r.Stdout != "typed\n" {
 		t.Errorf("standard input does not arrive: %v", r)
 	}
