@@ -51,6 +51,8 @@ type creation struct {
 	state   *State
 	child   *boot.Child
 	closers []func()
+
+	mountBefore uint64 // what was on top at the root's path
 }
 
 // Create makes a container and its first process, which waits at the gate until Start. The calling process is the parent of it. After an
@@ -95,7 +97,7 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 	}
 	container := &Container{runtime: r, dir: c.dir, state: c.state}
 	if gate == boot.GateSocket {
-		if err := container.save(func(s *State) { s.Status = specs.StateCreated }); err != nil {
+		if err := container.save(func(s *State) { s.Status, s.RootMount = specs.StateCreated, c.state.RootMount }); err != nil {
 			return nil, err
 		}
 	}
@@ -138,6 +140,7 @@ func (c *creation) makeDir() (unlock func(), err error) {
 
 // start compiles the program and begins it.
 func (c *creation) start(gate boot.Gate) error {
+	c.mountBefore = rootMount(c.bundle)
 	facts := Facts(c.id, c.bundle, c.cgroup)
 	facts.Gate, facts.NoPivot, facts.NoNewKeyring = gate, c.options.NoPivot, c.options.NoNewKeyring
 	facts.Hooks = c.hasCreateHooks()
@@ -145,7 +148,7 @@ func (c *creation) start(gate boot.Gate) error {
 	if err != nil {
 		return err
 	}
-	bind, err := c.bind(facts)
+	bind, err := c.bind(facts, program.Slots())
 	if err != nil {
 		return err
 	}
@@ -164,25 +167,14 @@ func (c *creation) start(gate boot.Gate) error {
 }
 
 // bind opens what the program needs from its parent.
-func (c *creation) bind(f boot.Facts) (boot.Bind, error) {
-	b := boot.Bind{Slots: map[string]int{}, Preserve: c.options.PreserveFDs}
+func (c *creation) bind(f boot.Facts, slots []string) (boot.Bind, error) {
+	b := boot.Bind{Slots: map[string]int{}, Preserve: c.options.PreserveFDs, Dumpable: f.Unprivileged}
 	streams(b.Slots, c.options.Stdin, c.options.Stdout, c.options.Stderr, c.bundle.Spec.Process.User.UID)
 	if err := c.openCgroup(&b, f.Tasks); err != nil {
 		return b, err
 	}
-	for i, ns := range c.namespaces() {
-		if ns.Path == "" {
-			continue
-		}
-		fd, err := c.open(ns.Path, unix.O_RDONLY)
-		if err != nil {
-			return b, fmt.Errorf("open %s namespace: %w (config.json: linux.namespaces[%d])", ns.Type, err, i)
-		}
-		if ns.Type == specs.PIDNamespace {
-			b.PIDNamespace = os.NewFile(uintptr(fd), ns.Path)
-			continue
-		}
-		b.Slots[boot.NamespaceSlot(ns.Type)] = fd
+	if err := c.openNamespaces(&b, slots); err != nil {
+		return b, err
 	}
 	if f.Gate == boot.GateSocket {
 		fd, err := listenGate(c.dir)
@@ -257,7 +249,7 @@ func (c *creation) record(status specs.ContainerState) error {
 	c.state = &State{
 		Version: stateVersion, ID: c.id, Status: status, Pid: c.child.Pid, StartTime: start, Created: time.Now().UTC(),
 		Bundle: c.bundle, CgroupPath: c.cgroup.Path(), Cgroups: c.cgroup.Paths(), Annotations: c.bundle.Spec.Annotations,
-		Owner: owner(), Pod: c.options.Extra,
+		Owner: owner(), Pod: c.options.Extra, NoNewKeyring: c.options.NoNewKeyring,
 	}
 	for i, f := range []*os.File{c.options.Stdin, c.options.Stdout, c.options.Stderr} {
 		fd := i
@@ -287,7 +279,12 @@ func (c *creation) follow(gate boot.Gate) error {
 			}
 			return nil
 		case boot.MarkCreated:
-			if ready = true; gate == boot.GateSocket {
+			ready = true
+			if err := c.checkUsers(); err != nil {
+				return err
+			}
+			c.state.RootMount = rootMount(c.bundle)
+			if gate == boot.GateSocket {
 				return nil
 			}
 			if err := c.container().startHooks(c.ctx); err != nil {
@@ -319,7 +316,7 @@ func (c *creation) follow(gate boot.Gate) error {
 
 // allow lets the child of a Run execute its program.
 func (c *creation) allow() error {
-	if c.state.Status != specs.StateRunning {
+	if c.state.Status != specs.StateRunning || c.state.RootMount != 0 {
 		c.state.Status = specs.StateRunning
 		if err := writeState(c.dir, c.state); err != nil {
 			return err
@@ -338,6 +335,9 @@ func (c *creation) undo() error {
 	}
 	if c.cgroup != nil {
 		errs = append(errs, c.cgroup.Kill(ctx), c.cgroup.Delete(ctx))
+	}
+	if mount := rootMount(c.bundle); c.child != nil && mount != c.mountBefore {
+		errs = append(errs, detachRoot(c.bundle, mount))
 	}
 	for _, name := range []string{stateName, gateName} {
 		if err := os.Remove(filepath.Join(c.dir, name)); err != nil && !os.IsNotExist(err) {

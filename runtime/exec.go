@@ -105,7 +105,7 @@ func (e *execution) prepare() (*boot.Program, boot.Bind, error) {
 	bind := boot.Bind{Slots: map[string]int{}, Preserve: o.PreserveFDs}
 	facts := boot.ExecFacts{
 		Document: o.Document, Nofile: openFiles(), Capabilities: heldCapabilities(), Home: home(s.Bundle, o.Process),
-		Program: e.program,
+		Program: e.program, ID: s.ID, NoNewKeyring: s.NoNewKeyring, Unprivileged: unprivileged(),
 	}
 	if l := s.Bundle.Spec.Linux; l != nil {
 		facts.Personality, facts.MemoryPolicy = l.Personality, l.MemoryPolicy
@@ -165,9 +165,17 @@ func (e *execution) openNamespaces(bind *boot.Bind, facts *boot.ExecFacts) error
 			continue
 		}
 		flag := boot.NamespaceFlag(specs.LinuxNamespaceType(ns.kind))
-		if facts.Namespaces |= flag; flag == unix.CLONE_NEWPID {
+		if facts.Namespaces |= flag; flag == unix.CLONE_NEWPID && !facts.Unprivileged {
 			bind.PIDNamespace = theirs
 		}
+	}
+	if inHostMounts(s.Bundle) {
+		root, err := os.OpenFile("/proc/"+strconv.Itoa(s.Pid)+"/root", unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return fmt.Errorf("open root: %w", err)
+		}
+		e.files = append(e.files, root)
+		facts.Chroot, bind.Slots["root"] = true, int(root.Fd())
 	}
 	if !alive(s.Pid, s.StartTime) { // asked after everything that names it by pid
 		return ErrNotRunning

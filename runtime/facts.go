@@ -24,7 +24,7 @@ import (
 func Facts(id string, b *spec.Bundle, cg *cgroup.Cgroup) boot.Facts {
 	f := boot.Facts{
 		ID: id, Bundle: b.Dir, Root: b.RootPath(), Files: map[string]bool{}, Nofile: openFiles(), Capabilities: heldCapabilities(),
-		Home: home(b, b.Spec.Process),
+		Home: home(b, b.Spec.Process), Unprivileged: unprivileged(),
 	}
 	if o := b.Overlay; o != nil {
 		f.Overlay = &boot.Overlay{Lower: o.Lower, Upper: o.Upper, Work: o.Work}

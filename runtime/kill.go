@@ -150,6 +150,9 @@ func (c *Container) delete(ctx context.Context, force bool) error {
 			return err
 		}
 	}
+	if err := detachRoot(c.state.Bundle, c.state.RootMount); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(c.dir); err != nil {
 		return err
 	}

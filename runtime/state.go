@@ -47,6 +47,10 @@ type State struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// Owner is the name, or else the number, of the user that created the container.
 	Owner string `json:"owner"`
+	// RootMount is the mount that the container's root file system is, when that is in the runtime's mount namespace; 0 otherwise.
+	RootMount uint64 `json:"rootMount,omitempty"`
+	// NoNewKeyring says that the container kept the session keyring of the one who made it.
+	NoNewKeyring bool `json:"noNewKeyring,omitempty"`
 	// Pod belongs to package pod.
 	Pod json.RawMessage `json:"pod,omitempty"`
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,6 +62,31 @@ func (c *Child) Next(ctx context.Context) (Event, error) {
 	return Event{}, fmt.Errorf("wait for child %d: %w", c.Pid, err)
 }
 
+// birthWait bounds the time between the birth of the child and that of the one that takes its place.
+const birthWait = 30 * time.Second
+
+// awaitBirth waits until the child has handed over to another one, and for its end.
+func (c *Child) awaitBirth() error {
+	_ = c.sync.SetReadDeadline(time.Now().Add(birthWait))
+	data, _, err := receive(c.sync)
+	switch {
+	case err != nil:
+		return fmt.Errorf("wait for child %d: %w", c.Pid, err)
+	case len(data) == 0:
+		return fmt.Errorf("process %d ended before it was ready", c.Pid)
+	}
+	if pid := c.program.newborn(data); pid > 0 {
+		first := *c
+		c.Pid = pid
+		_ = c.sync.SetReadDeadline(time.Time{})
+		return first.wait()
+	}
+	if _, err := c.program.Decode(data); err != nil {
+		return err
+	}
+	return fmt.Errorf("wait for child %d: it has no successor", c.Pid)
+}
+
 // Continue lets a child go on that waits for the parent's word.
 func (c *Child) Continue() error {
 	if _, err := c.sync.Write([]byte{1}); err != nil {
@@ -95,6 +121,11 @@ func (c *Child) Kill() error {
 	if err := unix.Kill(c.Pid, unix.SIGKILL); err != nil {
 		return fmt.Errorf("kill child %d: %w", c.Pid, err)
 	}
+	return c.wait()
+}
+
+// wait waits for the child's end.
+func (c *Child) wait() error {
 	for {
 		_, err := unix.Wait4(c.Pid, nil, 0, nil)
 		if !errors.Is(err, unix.EINTR) {

@@ -38,6 +38,8 @@ type Facts struct {
 	Gate Gate
 	// Hooks makes the program report MarkPrepare and wait when the container's mounts are there and its root is not yet exchanged.
 	Hooks bool
+	// Unprivileged says that the runtime lacks the capabilities that let it do anything outside of a user namespace of its own.
+	Unprivileged bool
 	// NoPivot moves the root file system onto / instead of exchanging it: for hosts that run from a ramdisk.
 	NoPivot bool
 	// NoNewKeyring keeps the caller's session keyring.
@@ -97,6 +99,7 @@ func Compile(s *specs.Spec, f Facts) (*Program, error) {
 	c.begin()
 	c.namespaces()
 	c.host()
+	c.joinMount()
 	c.root()
 	c.mounts()
 	c.devices()
@@ -120,7 +123,9 @@ type compiler struct {
 	builder
 	spec  *specs.Spec
 	facts Facts
-	users bool // there is a new user namespace
+	users bool // the container has a user namespace of its own
+
+	hostMounts bool // it has no mount namespace of its own
 
 	program string      // of an exec, when not its first argument
 	mount   int         // index of the mount that is being compiled
@@ -228,10 +233,11 @@ func sysctlPath(name string) string {
 }
 
 // writeFile writes a short text into a file of the host.
-func (b *builder) writeFile(path, content string) {
+func (b *builder) writeFile(path, content string) last {
 	b.do(unix.SYS_OPENAT, cwd(), text(path), symbol(unix.O_WRONLY|unix.O_CLOEXEC, namesOpen)).into("file")
-	b.do(unix.SYS_WRITE, b.reg("file"), text(content), number(len(content)))
+	written := b.do(unix.SYS_WRITE, b.reg("file"), text(content), number(len(content)))
 	b.close("file")
+	return written
 }
 
 // close closes the descriptor in a register.

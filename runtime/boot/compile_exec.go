@@ -112,6 +112,14 @@ type ExecFacts struct {
 	Capabilities uint64
 	Home         string
 	Gate         Gate
+	// ID and NoNewKeyring are as in Facts.
+	ID           string
+	NoNewKeyring bool
+	// Unprivileged is as in Facts: the child joins the pid namespace itself, from inside the user namespace.
+	Unprivileged bool
+	// Chroot has the child change to the root of the container's first process, in slot "root": for containers in the runtime's mount
+	// namespace.
+	Chroot bool
 	// Program is the path of the program when that is not what the first argument says.
 	Program string
 	// Personality and MemoryPolicy are the container's: what its specification has in linux.
@@ -129,24 +137,20 @@ func CompileExec(p *specs.Process, f ExecFacts) (*Program, error) {
 		builder: builder{p: &Program{Ops: make([]Op, 0, 128)}, document: f.Document},
 		spec:    s,
 		mnt:     plainMount,
-		facts:   Facts{Document: f.Document, Tasks: f.Tasks, Nofile: f.Nofile, Capabilities: f.Capabilities, Home: f.Home, Gate: f.Gate},
+		facts: Facts{
+			Document: f.Document, Tasks: f.Tasks, Nofile: f.Nofile, Capabilities: f.Capabilities, Home: f.Home, Gate: f.Gate,
+			ID: f.ID, NoNewKeyring: f.NoNewKeyring, Unprivileged: f.Unprivileged,
+		},
 		users:   f.Namespaces&unix.CLONE_NEWUSER != 0,
 		program: f.Program,
 	}
 	c.begin()
 	c.enterCgroup(p.ExecCPUAffinity)
 	c.score()
-	if flags := f.Namespaces &^ unix.CLONE_NEWPID; flags != 0 {
-		c.on("join the container's namespaces", "")
-		c.do(unix.SYS_SETNS, c.slot("container", false), symbol(flags, namesClone))
-	}
-	if c.users {
-		c.on("become root in the user namespace", "")
-		c.do(unix.SYS_SETRESGID, number(0), number(0), number(0))
-		c.do(unix.SYS_SETRESUID, number(0), number(0), number(0))
-	}
+	c.joinContainer(f)
 	c.on("become session leader", "")
 	c.do(unix.SYS_SETSID)
+	c.keyring()
 	if p.Terminal {
 		c.on("open root", "")
 		c.do(unix.SYS_OPENAT, cwd(), text("/"), symbol(flagsDir, namesOpen)).into("container root")
@@ -156,4 +160,28 @@ func CompileExec(p *specs.Process, f ExecFacts) (*Program, error) {
 	c.gate()
 	c.execute(p)
 	return c.p, c.err
+}
+
+// joinContainer enters the namespaces and the root of a container.
+func (c *compiler) joinContainer(f ExecFacts) {
+	flags := f.Namespaces
+	if !f.Unprivileged {
+		flags &^= unix.CLONE_NEWPID
+	}
+	if flags != 0 {
+		c.on("join the container's namespaces", "")
+		c.do(unix.SYS_SETNS, c.slot("container", false), symbol(flags, namesClone))
+	}
+	if c.users {
+		c.becomeRoot("")
+	}
+	if flags&unix.CLONE_NEWPID != 0 {
+		c.on("enter the pid namespace", "")
+		c.rebirth(0)
+	}
+	if f.Chroot {
+		c.on("change root", "")
+		c.do(unix.SYS_FCHDIR, c.slot("root", false))
+		c.do(unix.SYS_CHROOT, text("."))
+	}
 }

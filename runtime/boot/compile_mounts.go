@@ -19,21 +19,12 @@ const (
 // root makes the root file system a mount of its own and keeps it in register root: everything else is found from there, on
 // descriptors and never outside.
 func (c *compiler) root() {
-	c.on("set propagation of /", "linux.rootfsPropagation")
-	kind := uint64(unix.MS_SLAVE)
-	switch strings.TrimPrefix(c.spec.Linux.RootfsPropagation, "r") {
-	case "shared":
-		kind = unix.MS_SHARED // for mounts of the host that are to be shared with it
-	case "private", "unbindable": // that comes last: what is unbindable can't be cloned
-		kind = unix.MS_PRIVATE
-	}
-	c.do(unix.SYS_MOUNT, null(), text("/"), null(), symbol(unix.MS_REC|kind, namesMount), null())
 	place := c.facts.Root
 	if o := c.facts.Overlay; o != nil {
 		place = o.Upper
 	}
-	if kind == unix.MS_SHARED {
-		c.keepFromHost(place)
+	if !c.hostMounts {
+		c.hostPropagation(place)
 	}
 	if o := c.facts.Overlay; o != nil {
 		c.overlay(o)
@@ -60,9 +51,28 @@ func (c *compiler) keepFromHost(place string) {
 	c.place(found)
 }
 
+// hostPropagation keeps the container's mounts from the host.
+func (c *compiler) hostPropagation(place string) {
+	c.on("set propagation of /", "linux.rootfsPropagation")
+	kind := uint64(unix.MS_SLAVE)
+	switch strings.TrimPrefix(c.spec.Linux.RootfsPropagation, "r") {
+	case "shared":
+		kind = unix.MS_SHARED // for mounts of the host that are to be shared with it
+	case "private", "unbindable": // that comes last: what is unbindable can't be cloned
+		kind = unix.MS_PRIVATE
+	}
+	c.do(unix.SYS_MOUNT, null(), text("/"), null(), symbol(unix.MS_REC|kind, namesMount), null())
+	if kind == unix.MS_SHARED {
+		c.keepFromHost(place)
+	}
+}
+
 // overlay mounts the layers on top of the upper directory: it is a directory that is always there, and in this mount namespace
 // nothing else looks at it. The host never sees the mount. It is a classic mount(2) because fsconfig takes at most 255 bytes.
 func (c *compiler) overlay(o *Overlay) {
+	if c.hostMounts {
+		c.fail(fmt.Errorf("compile %s: an overlay needs a mount namespace (%[1]s: linux.namespaces)", c.facts.Document))
+	}
 	c.on("mount overlay on /", "root")
 	escape := strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`)
 	lower := make([]string, len(o.Lower))

@@ -2,8 +2,10 @@ package boot
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
+	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -34,66 +36,139 @@ func NamespaceFlag(kind specs.LinuxNamespaceType) uint64 {
 	return 0
 }
 
-// namespaces enters the namespaces: first joins those that have a path, then makes the others. The pid namespace and a new user
-// namespace are there from birth; the cgroup namespace comes after the cgroup was joined, which is then its root.
+// namespaces enters the namespaces: first joins those that have a path, then makes the others, so that what is new belongs to the user
+// namespace that was joined. The pid namespace and a new user namespace are there from birth; the cgroup namespace comes after the cgroup
+// was joined, which is then its root; a mount namespace is joined last (joinMount), because all that is set through /proc is set through
+// the host's.
 func (c *compiler) namespaces() {
-	var fresh uint64
-	origin := "linux.namespaces"
-	found := map[specs.LinuxNamespaceType]bool{}
-	for i, ns := range c.spec.Linux.Namespaces {
-		flag := NamespaceFlag(ns.Type)
-		switch {
-		case flag == 0 || found[ns.Type]:
-			c.fail(fmt.Errorf("compile %s: %q is unknown or there twice (%[1]s: %[3]s)", c.facts.Document, ns.Type, index(origin, i)))
-		case ns.Path == "":
-			fresh |= flag
-		case ns.Type == specs.UserNamespace:
-			c.fail(fmt.Errorf("compile %s: joining a user namespace is not supported yet (%[1]s: %[2]s)", c.facts.Document, index(origin, i)))
-		}
-		found[ns.Type] = true
-	}
-	if !found[specs.MountNamespace] {
-		c.fail(fmt.Errorf("compile %s: a mount namespace is needed (%[1]s: %[2]s)", c.facts.Document, origin))
-	}
 	const atBirth = unix.CLONE_NEWPID | unix.CLONE_NEWUSER
+	fresh, joined := c.sortNamespaces()
+	c.users = (fresh|joined)&unix.CLONE_NEWUSER != 0
+	c.hostMounts = (fresh|joined)&unix.CLONE_NEWNS == 0
 	c.p.CloneFlags = fresh & atBirth
-	c.users = fresh&unix.CLONE_NEWUSER != 0
-	c.mapUsers()
+	enters := joined&unix.CLONE_NEWUSER != 0
+	if enters {
+		c.p.CloneFlags &^= unix.CLONE_NEWPID // it is made inside
+	}
+	c.mapUsers(fresh)
 	c.anywhere()
 	c.joinCgroup("linux.cgroupsPath")
-	c.joinNamespaces()
-	if fresh &^= atBirth; fresh != 0 {
-		c.on("make namespaces", origin)
-		c.do(unix.SYS_UNSHARE, symbol(fresh, namesClone))
+	if fresh&unix.CLONE_NEWUSER == 0 { // otherwise the parent does it, which may
+		c.score()
+	}
+	c.joinNamespaces(enters)
+	if unshare := fresh &^ atBirth; unshare != 0 {
+		c.on("make namespaces", "linux.namespaces")
+		c.do(unix.SYS_UNSHARE, symbol(unshare, namesClone))
 	}
 	c.timeOffsets(fresh)
-	c.score()
+	switch {
+	case enters && fresh&unix.CLONE_NEWPID != 0:
+		c.on("make pid namespace", "linux.namespaces")
+		c.rebirth(unix.CLONE_NEWPID)
+	case enters && joined&unix.CLONE_NEWPID != 0 && c.facts.Unprivileged:
+		c.rebirth(0)
+	}
 	c.on("become session leader", "")
 	c.do(unix.SYS_SETSID)
 	c.keyring()
 }
 
+// sortNamespaces returns the clone flags of the namespaces to make and of those to join.
+func (c *compiler) sortNamespaces() (fresh, joined uint64) {
+	for i, ns := range c.spec.Linux.Namespaces {
+		flag := NamespaceFlag(ns.Type)
+		switch {
+		case flag == 0 || (fresh|joined)&flag != 0:
+			c.fail(fmt.Errorf("compile %s: %q is unknown or there twice (%[1]s: %[3]s)", c.facts.Document, ns.Type, index("linux.namespaces", i)))
+		case ns.Path == "":
+			fresh |= flag
+		default:
+			joined |= flag
+		}
+	}
+	return fresh, joined
+}
+
 // mapUsers waits until the parent has written the id maps and then becomes root in the new user namespace.
-func (c *compiler) mapUsers() {
-	if !c.users {
+func (c *compiler) mapUsers(fresh uint64) {
+	if fresh&unix.CLONE_NEWUSER == 0 {
 		return
 	}
 	c.on(MarkMaps, "linux.uidMappings")
 	c.do(opAwait)
-	c.on("become root in the user namespace", "linux.uidMappings")
-	c.do(unix.SYS_SETRESGID, number(0), number(0), number(0))
-	c.do(unix.SYS_SETRESUID, number(0), number(0), number(0))
+	c.becomeRoot("linux.uidMappings")
 }
 
-// joinNamespaces enters the namespaces that have a path. The parent opened them; the pid namespace is the parent's own business.
-func (c *compiler) joinNamespaces() {
-	for i, ns := range c.spec.Linux.Namespaces {
-		if ns.Path == "" || ns.Type == specs.PIDNamespace || ns.Type == specs.UserNamespace {
-			continue
+// becomeRoot takes the ids that rule a user namespace.
+func (c *compiler) becomeRoot(path string) {
+	c.on("become root in the user namespace", path)
+	c.do(unix.SYS_SETRESGID, number(0), number(0), number(0)).hint(unix.EINVAL, "the namespace has to map group 0")
+	c.do(unix.SYS_SETRESUID, number(0), number(0), number(0)).hint(unix.EINVAL, "the namespace has to map user 0")
+}
+
+// joinNamespaces enters the namespaces that have a path. The parent opened them. Which come before the user namespace and which after it
+// depends on whose they are: one of the host's can only be joined before, one that belongs to a user namespace of somebody without
+// privileges only after.
+func (c *compiler) joinNamespaces(user bool) {
+	each := func(f func(kind specs.LinuxNamespaceType, call func() last)) {
+		for i, ns := range c.spec.Linux.Namespaces {
+			switch ns.Type {
+			case specs.UserNamespace, specs.MountNamespace:
+				continue
+			case specs.PIDNamespace:
+				if !user || !c.facts.Unprivileged {
+					continue // the parent's business
+				}
+			}
+			if ns.Path != "" {
+				f(ns.Type, func() last { return c.join(i) })
+			}
 		}
-		c.on(fmt.Sprintf("join %s namespace %s", ns.Type, ns.Path), index("linux.namespaces", i))
-		c.do(unix.SYS_SETNS, c.slot(NamespaceSlot(ns.Type), false), symbol(NamespaceFlag(ns.Type), namesClone))
 	}
+	if !user {
+		each(func(_ specs.LinuxNamespaceType, join func() last) { join() })
+		return
+	}
+	each(func(kind specs.LinuxNamespaceType, join func() last) {
+		join().into("joined " + string(kind)).ignore(unix.EPERM)
+	})
+	i := slices.IndexFunc(c.spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
+	c.join(i)
+	c.becomeRoot(index("linux.namespaces", i))
+	each(func(kind specs.LinuxNamespaceType, join func() last) {
+		done := new(label)
+		c.do(opHas, c.reg("joined "+string(kind))).ignore(unix.EBADF).then(done)
+		join()
+		c.place(done)
+	})
+}
+
+// join enters one namespace of the list.
+func (c *compiler) join(i int) last {
+	ns := c.spec.Linux.Namespaces[i]
+	c.on(fmt.Sprintf("join %s namespace %s", ns.Type, ns.Path), index("linux.namespaces", i))
+	return c.do(unix.SYS_SETNS, c.slot(NamespaceSlot(ns.Type), false), symbol(NamespaceFlag(ns.Type), namesClone))
+}
+
+// joinMount enters a mount namespace that has a path.
+func (c *compiler) joinMount() {
+	for i, ns := range c.spec.Linux.Namespaces {
+		if ns.Type == specs.MountNamespace && ns.Path != "" {
+			c.join(i)
+		}
+	}
+}
+
+// rebirth has the rest of the program done by another process, a sibling of this one and a child of the parent: it is the first of the pid
+// namespace that this one has made or joined.
+func (c *compiler) rebirth(flags uint64) {
+	c.p.reborn = true
+	c.do(opBirth, memory(&cloneArgs{flags: unix.CLONE_PARENT | flags}, showClone))
+}
+
+func showClone(p unsafe.Pointer) string {
+	return "{" + namesClone.format(uintptr((*cloneArgs)(p).flags)) + "}"
 }
 
 // NamespaceSlot is the name of the slot for a namespace that is joined by its path.
@@ -128,16 +203,30 @@ func (c *compiler) timeOffsets(fresh uint64) {
 func (c *compiler) score() {
 	if s := c.spec.Process.OOMScoreAdj; s != nil {
 		c.on(fmt.Sprintf("set oom_score_adj %d", *s), "process.oomScoreAdj")
-		c.writeFile("/proc/self/oom_score_adj", fmt.Sprint(*s))
+		written := c.writeFile("/proc/self/oom_score_adj", fmt.Sprint(*s))
+		if c.facts.Unprivileged {
+			written.ignore(unix.EACCES, unix.EPERM) // nobody else may lower it
+		}
 	}
 }
 
-// keyring gives the container a session keyring of its own; kernels without keyrings are fine too.
+// keyring gives the container a session keyring of its own, which an exec finds again by its name; kernels without keyrings are fine too.
 func (c *compiler) keyring() {
 	if c.facts.NoNewKeyring {
 		return
 	}
+	// What a keyring is made with, and for those who look it up by name: in a user namespace these are strangers.
+	const asMade, userSearch, otherSearch = 0x3f130000, 0x80000, 0x8
+	permissions := asMade | userSearch
+	if c.users {
+		permissions = asMade | otherSearch
+	}
+	none := new(label)
 	c.on("make session keyring", "")
-	c.do(unix.SYS_KEYCTL, symbol(unix.KEYCTL_JOIN_SESSION_KEYRING, namesKeyctl), text("_ses."+c.facts.ID)).
-		ignore(unix.ENOSYS, unix.EPERM, unix.EDQUOT)
+	c.do(unix.SYS_KEYCTL, symbol(unix.KEYCTL_JOIN_SESSION_KEYRING, namesKeyctl), text("_ses."+c.facts.ID)).into("keyring").
+		ignore(unix.ENOSYS, unix.EPERM, unix.EDQUOT, unix.EACCES).otherwise(none)
+	c.do(unix.SYS_KEYCTL, symbol(unix.KEYCTL_SETPERM, namesKeyctl), c.reg("keyring"), symbol(permissions, namesKeys)).tolerant()
+	c.place(none)
 }
+
+var namesKeys = &names{}

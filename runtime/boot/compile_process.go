@@ -23,13 +23,19 @@ func (c *compiler) workingDir() {
 
 // pivot makes the root file system the process's root and lets go of the host's.
 func (c *compiler) pivot() {
-	if c.facts.NoPivot {
+	switch {
+	case c.hostMounts: // the host's root is not to be exchanged
+		c.on("change root", "root.path")
+		c.do(unix.SYS_FCHDIR, c.reg("root"))
+		c.do(unix.SYS_CHROOT, text("."))
+		c.do(unix.SYS_CHDIR, text("/"))
+	case c.facts.NoPivot:
 		c.on("move root to /", "root.path")
 		c.do(unix.SYS_FCHDIR, c.reg("root"))
 		c.do(unix.SYS_MOUNT, text("."), text("/"), null(), symbol(unix.MS_MOVE, namesMount), null())
 		c.do(unix.SYS_CHROOT, text("."))
 		c.do(unix.SYS_CHDIR, text("/"))
-	} else {
+	default:
 		c.on("pivot to root", "root.path")
 		c.do(unix.SYS_OPENAT, cwd(), text("/"), symbol(flagsDir, namesOpen)).into("host")
 		c.do(unix.SYS_FCHDIR, c.reg("root"))

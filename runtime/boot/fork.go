@@ -146,12 +146,36 @@ func call(m *bound, s *step, args *[6]uintptr) (uintptr, syscall.Errno) {
 			digits[n] = '0' + byte(mode>>(9-3*n)&7)
 		}
 		return 0, 0
+	case opHas:
+		if args[0] == ^uintptr(0) {
+			return 0, unix.EBADF
+		}
+		return 0, 0
+	case opBirth:
+		return rebirth(m, s.op, args[0])
 	}
 	for {
 		r, _, errno := syscall.RawSyscall6(s.nr, args[0], args[1], args[2], args[3], args[4], args[5])
 		if errno != unix.EINTR {
 			return r, errno
 		}
+	}
+}
+
+// rebirth makes another child of the parent, which goes on with the program, tells the parent its pid as a negative errno and ends.
+//
+//go:norace
+//go:nosplit
+//go:nocheckptr
+func rebirth(m *bound, op uint32, args uintptr) (uintptr, syscall.Errno) {
+	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, args, unsafe.Sizeof(cloneArgs{}), 0)
+	if errno != 0 || pid == 0 {
+		return 0, errno
+	}
+	message := report{op: op, errno: -int32(pid)}
+	syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(m.report), uintptr(unsafe.Pointer(&message)), unsafe.Sizeof(message), unix.MSG_NOSIGNAL, 0, 0)
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 	}
 }
 

@@ -127,7 +127,6 @@ func TestRefused(t *testing.T) {
 		"linux.memoryPolicy.nodes": func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "MPOL_BIND", Nodes: "1-0"} },
 		"linux.personality.domain": func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "X"} },
 		"process.rlimits[0]":       func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
-		"linux.namespaces":         func(s *specs.Spec) { s.Linux.Namespaces = nil },
 		"linux.namespaces[1]":      func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[0]) },
 		"linux.devices":            func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} },
 		"mounts[0].destination":    func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/proc/self/attr", Type: "tmpfs"}} },

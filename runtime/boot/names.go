@@ -114,6 +114,7 @@ var (
 	}}
 	namesUmount = &names{list: []name{{unix.MNT_DETACH, "MNT_DETACH"}}}
 	namesClone  = &names{list: []name{
+		{unix.CLONE_PARENT, "CLONE_PARENT"},
 		{unix.CLONE_NEWTIME, "CLONE_NEWTIME"},
 		{unix.CLONE_NEWNS, "CLONE_NEWNS"},
 		{unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"},
@@ -140,8 +141,10 @@ var (
 		{unix.TIOCSPTLCK, "TIOCSPTLCK"}, {unix.TIOCGPTPEER, "TIOCGPTPEER"}, {unix.TIOCSWINSZ, "TIOCSWINSZ"}, {unix.TIOCSCTTY, "TIOCSCTTY"},
 	}}
 	namesAccess = &names{list: []name{{unix.X_OK, "X_OK"}}}
-	namesKeyctl = &names{exact: true, list: []name{{unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"}}}
-	namesErrno  = &names{exact: true, list: []name{
+	namesKeyctl = &names{exact: true, list: []name{
+		{unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"}, {unix.KEYCTL_SETPERM, "KEYCTL_SETPERM"},
+	}}
+	namesErrno = &names{exact: true, list: []name{
 		{uintptr(unix.ENOENT), "ENOENT"}, {uintptr(unix.EACCES), "EACCES"}, {uintptr(unix.EXDEV), "EXDEV"},
 	}}
 )

@@ -19,6 +19,7 @@ type Program struct {
 	registers []string
 	idmaps    []IDMap
 	exec      execPlan
+	reborn    bool // it has an opBirth
 }
 
 // Op is one operation: a system call, its arguments and what its result means.
@@ -58,6 +59,8 @@ const (
 	opReport                      // tells the parent that this operation was reached
 	opAwait                       // waits for the parent's word to go on
 	opExpect                      // fails with EXDEV unless the bytes at Args[0] are those at Args[1]; Args[2] is their number, Args[3] may mask them
+	opHas                         // fails with EBADF unless the register in Args[0] has a result
+	opBirth                       // has the rest done by a new child of the parent; Args[0] are its cloneArgs
 	opExec                        // the execve of the container's program, by way of the gangway
 	opLoad                        // is the 32-bit number at Args[0], which becomes -1
 	opOctal                       // writes the permission bits of the 32-bit mode at Args[0] as four octal digits to Args[1]

@@ -80,6 +80,18 @@ func (p *Program) Decode(message []byte) (mark string, err error) {
 	return "", f
 }
 
+// newborn returns the pid in a message about a birth, 0 for any other message.
+func (p *Program) newborn(message []byte) int {
+	if len(message) != 8 {
+		return 0
+	}
+	i, pid := binary.NativeEndian.Uint32(message), -int32(binary.NativeEndian.Uint32(message[4:]))
+	if int(i) >= len(p.Ops) || p.Ops[i].Nr != opBirth || pid <= 0 {
+		return 0
+	}
+	return int(pid)
+}
+
 // past is a deadline that ends a read at once.
 var past = time.Unix(1, 0)
 

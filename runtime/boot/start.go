@@ -23,6 +23,9 @@ type Bind struct {
 	Cgroup int
 	// Preserve is the number of descriptors from 3 on that the container's program inherits.
 	Preserve int
+	// Dumpable lets those who may trace this process look at the child too. A user without privileges has to be able to, or the child's
+	// id maps can't be written.
+	Dumpable bool
 }
 
 // birth keeps two children from being born at the same time: the process's dumpable flag is set aside meanwhile.
@@ -54,6 +57,12 @@ func (p *Program) Start(b Bind) (*Child, error) {
 		return nil, errors.Join(fmt.Errorf("watch child %d: %w", child.Pid, err), child.Kill())
 	}
 	child.sync = os.NewFile(uintptr(pair[0]), "child")
+	if p.reborn {
+		if err := child.awaitBirth(); err != nil {
+			_ = child.Kill() // it may have ended by itself
+			return nil, errors.Join(err, child.Close())
+		}
+	}
 	return child, nil
 }
 
@@ -107,7 +116,9 @@ func (m *bound) clone(b Bind, flags uint64) (int, error) {
 	}
 	// A process in the container's pid namespace may look at the child from its first moment on: it must not get at zap's binary.
 	dumpable, _, _ := unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE, 0, 0, 0, 0, 0)
-	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	if !b.Dumpable {
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	}
 	pid, errno := fork(m, args)
 	if dumpable == 1 {
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)

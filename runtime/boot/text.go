@@ -77,6 +77,10 @@ func (p *Program) callText(op *Op) string {
 		return p.argText(op.Args[0])
 	case opOctal:
 		return fmt.Sprintf("%s = octal of %s", p.argText(op.Args[1]), p.argText(op.Args[0]))
+	case opHas:
+		return "has " + p.argText(op.Args[0])
+	case opBirth:
+		return "clone3(" + p.argText(op.Args[0]) + "), the rest is the new child's"
 	case opExec:
 		return p.exec.String()
 	}
