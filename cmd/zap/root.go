@@ -49,6 +49,7 @@ var verbs = []verb{
 	{"pause", newPauseCommand},
 	{"resume", newResumeCommand},
 	{"update", newUpdateCommand},
+	{"events", newEventsCommand},
 	{"spec", newSpecCommand},
 	{"explain", newExplainCommand},
 	{"check", newCheckCommand},

@@ -21,6 +21,7 @@ type containerView struct {
 	Created     time.Time            `json:"created"`
 	Annotations map[string]string    `json:"annotations,omitempty"`
 	Owner       string               `json:"owner"`
+	OOMKilled   bool                 `json:"oomKilled,omitempty"` // zap's own
 }
 
 func viewContainer(c *runtime.Container) containerView {
@@ -44,7 +45,12 @@ func newStateCommand(g *globals) *cobra.Command {
 			out := json.NewEncoder(cmd.OutOrStdout())
 			out.SetIndent("", "  ")
 			out.SetEscapeHTML(false)
-			return out.Encode(viewContainer(c))
+			view := viewContainer(c)
+			if cg, err := c.Cgroup(); err == nil {
+				kills, err := cg.OOMKills()
+				view.OOMKilled = err == nil && kills > 0
+			}
+			return out.Encode(view)
 		},
 	}
 }
