@@ -190,7 +190,10 @@ func testServiceManager(t *testing.T, way string) {
 	if got, want := strings.Join(messages, " "), "READY=1 MAINPID="+main+" BARRIER=1"; got != want {
 		t.Errorf("the service manager was told %q, want %q", got, want)
 	}
-	text, err := os.ReadFile(output.Name())
+	var text []byte
+	for end := time.Now().Add(20 * time.Second); !strings.HasSuffix(string(text), "passed\n") && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		text, err = os.ReadFile(output.Name()) // the container may still be writing
+	}
 	if want := "LISTEN_FDS=1\nLISTEN_PID=1\nNOTIFY_SOCKET=/run/notify/notify.sock\npassed\n"; err != nil || string(text) != want {
 		t.Errorf("the container has %q, %v, want %q", text, err, want)
 	}
