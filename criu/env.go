@@ -42,6 +42,10 @@ type Env struct {
 	// CRIU that is killed while it restores leaves nothing in the host's. For a
 	// restore that needs nothing below the host's /tmp by its path.
 	PrivateTmp bool
+	// Work is a directory that is opened in the session's mount namespace, see
+	// [Session.Work]; empty for none. A CRIU that mounts something below its work
+	// directory, as one that restores cgroups does, can do so only there.
+	Work string
 	// Files are handed to CRIU as descriptors; [Session.FD] says which.
 	Files []*os.File
 	// Bare leaves out the mount namespace, which needs CAP_SYS_ADMIN. CRIU then
@@ -70,6 +74,7 @@ type Mount struct {
 type process struct {
 	*os.Process
 	run    *os.File // the session's /run, open also when its namespace is gone; nil when bare
+	work   *os.File // Env.Work; nil when there is none
 	output *os.File // what it wrote to its standard output and error
 }
 
@@ -82,6 +87,9 @@ func (p *process) text() string {
 func (p *process) release() {
 	if p.run != nil {
 		p.run.Close()
+	}
+	if p.work != nil {
+		p.work.Close()
 	}
 	p.output.Close()
 }
@@ -114,18 +122,22 @@ func (e *Env) spawn(binary string, args []string, files []*os.File, kdat []byte)
 	}
 	type result struct {
 		proc *os.Process
+		work *os.File
 		err  error
 	}
 	done := make(chan result, 1)
 	go onOwnThread(func() {
 		var r result
-		if r.err = e.enter(run); r.err == nil {
+		if r.err = e.enter(run); r.err == nil && e.Work != "" {
+			r.work, r.err = os.Open(e.Work)
+		}
+		if r.err == nil {
 			r.proc, r.err = e.fork(binary, args, files, output)
 		}
 		done <- r
 	})
 	r := <-done
-	p := &process{r.proc, run, output}
+	p := &process{r.proc, run, r.work, output}
 	if r.err != nil {
 		p.release()
 		return nil, r.err

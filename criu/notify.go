@@ -23,6 +23,10 @@ type Callbacks struct {
 	// QueryExternal: the tree is stopped. What it returns is added to the
 	// dump's list of external resources.
 	QueryExternal func() ([]string, error)
+	// StatusReady comes with lazy pages only: all images but the pages are
+	// written, and CRIU listens for who will ask for those. The answer changes
+	// nothing.
+	StatusReady func() error
 	// PostDump: all images and pages are written, the tree is stopped. Yes
 	// kills the tree, no lets it run on. Once it is answered with yes, an
 	// ending context no longer ends the dump.
@@ -64,6 +68,7 @@ const (
 	networkLock     = "network-lock"
 	networkUnlock   = "network-unlock"
 	queryExternal   = "query-ext-files"
+	statusReady     = "status-ready"
 	postDump        = "post-dump"
 	preRestore      = "pre-restore"
 	setupNamespaces = "setup-namespaces"
@@ -128,6 +133,8 @@ func (c *Callbacks) function(name string, pid int) func() error {
 		return c.NetworkLock
 	case networkUnlock:
 		return c.NetworkUnlock
+	case statusReady:
+		return c.StatusReady
 	case postDump:
 		return c.PostDump
 	case preRestore:

@@ -35,6 +35,18 @@ func (s *Session) Dump(ctx context.Context, opts *rpc.CriuOpts, cb Callbacks) (*
 	return resp.GetDump(), nil
 }
 
+// PreDump copies the memory of the tree that opts name while it runs, but for
+// a moment, and has the kernel note what changes from then on: a dump or another
+// pre-dump with these images as its parent takes only that. CRIU aborts where the
+// kernel can't note it; see [Features].
+func (s *Session) PreDump(ctx context.Context, opts *rpc.CriuOpts, cb Callbacks) error {
+	verb := fmt.Sprintf("pre-dump process tree %d", opts.GetPid())
+	if resp, err := s.request(ctx, rpc.CriuReqType_SINGLE_PRE_DUMP, opts, &cb); err != nil {
+		return s.requestFailure(verb, opts, resp, err)
+	}
+	return nil
+}
+
 // Restore restores the tree that opts name and returns its first process. With
 // rst_sibling that is a child of this process, to be waited for.
 //
@@ -88,7 +100,7 @@ func (s *Session) request(ctx context.Context, t rpc.CriuReqType, opts *rpc.Criu
 		if err := s.notified(resp.GetNotify(), files, cb); err != nil {
 			return nil, s.abandon(err)
 		}
-		if s.final && !limited {
+		if s.final && !limited && !opts.GetLazyPages() { // lazy pages go when somebody asks for them
 			limited = true
 			late, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), commitLimit,
 				fmt.Errorf("CRIU did not finish within %v", commitLimit))
@@ -102,7 +114,7 @@ func (s *Session) request(ctx context.Context, t rpc.CriuReqType, opts *rpc.Criu
 func (s *Session) notified(n *rpc.CriuNotify, files []*os.File, cb *Callbacks) error {
 	name := n.GetScript()
 	opts, no := cb.answer(n, files)
-	if no != nil && s.refused == nil && name != networkUnlock && name != postResume {
+	if no != nil && s.refused == nil && name != networkUnlock && name != postResume && name != statusReady {
 		s.refused = no
 	}
 	if no != nil && name == preResume {

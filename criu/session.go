@@ -193,6 +193,10 @@ func (s *Session) receive(ctx context.Context) (*rpc.CriuResp, []*os.File, error
 // Pid returns CRIU's process id.
 func (s *Session) Pid() int { return s.proc.Pid }
 
+// Work returns the directory Env.Work as the session sees it, until Close; nil
+// when there is none.
+func (s *Session) Work() *os.File { return s.proc.work }
+
 // FD returns the descriptor in CRIU of Env.Files[i], for options such as
 // inherit_fd and ps.fd.
 func (s *Session) FD(i int) int32 { return int32(firstFD + i) }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/criu"
+	"github.com/zap-migrate/zap/network"
 	"github.com/zap-migrate/zap/runtime"
 )
 
@@ -217,7 +218,7 @@ func (a *arrival) enter(ctx context.Context, phase string) error {
 // for the minutes that TCP waits for an answer.
 func (a *arrival) kill() {
 	if pids, err := a.cgroup.Procs(); err == nil {
-		_ = Repair(pids, true)
+		_ = network.Repair(pids, true)
 	}
 	_ = a.cgroup.KillNow()
 }

@@ -144,6 +144,7 @@ func (c *creation) start(gate boot.Gate) error {
 	facts := Facts(c.id, c.bundle, c.cgroup)
 	facts.Gate, facts.NoPivot, facts.NoNewKeyring = gate, c.options.NoPivot, c.options.NoNewKeyring
 	facts.Hooks = c.hasCreateHooks()
+	facts.NullStreams = nullStreams(c.options.Stdin, c.options.Stdout, c.options.Stderr)
 	program, err := boot.Compile(c.bundle.Spec, facts)
 	if err != nil {
 		return err

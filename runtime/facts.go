@@ -47,7 +47,8 @@ func Facts(id string, b *spec.Bundle, cg *cgroup.Cgroup) boot.Facts {
 	return f
 }
 
-// shownCgroups lists the cgroup's directories by the names of their mounts.
+// shownCgroups lists the cgroup's directories by the names of their mounts. Beside v1 hierarchies a v2 tree is not shown: programs, and
+// CRIU, would take it for the one that counts, and runc does not show it either.
 func shownCgroups(cg *cgroup.Cgroup) []boot.Cgroup {
 	paths := cg.Paths()
 	if dir, ok := paths[""]; ok && len(paths) == 1 {
@@ -55,11 +56,14 @@ func shownCgroups(cg *cgroup.Cgroup) []boot.Cgroup {
 	}
 	byDir := map[string]*boot.Cgroup{}
 	for controller, dir := range paths {
+		if controller == "" {
+			continue
+		}
 		name := filepath.Base(strings.TrimSuffix(dir, cg.Path()))
 		if byDir[dir] == nil {
 			byDir[dir] = &boot.Cgroup{Name: name, Dir: dir}
 		}
-		if controller != name && controller != "" && !strings.Contains(controller, "=") {
+		if controller != name && !strings.Contains(controller, "=") {
 			byDir[dir].Links = append(byDir[dir].Links, controller)
 		}
 	}

@@ -48,15 +48,21 @@ func hasStartHooks(s *specs.Spec) bool { return s.Hooks != nil && len(s.Hooks.St
 
 // createHooks runs the hooks of a container that is being made: the first two kinds beside it, the third inside.
 func (c *creation) createHooks() error {
+	if err := c.runtimeHooks(); err != nil {
+		return err
+	}
+	h := c.bundle.Spec.Hooks
+	return c.container().insideHooks(c.ctx, "createContainer", h.CreateContainer, specs.StateCreating)
+}
+
+// runtimeHooks runs the hooks beside a container that is being made or restored.
+func (c *creation) runtimeHooks() error {
 	h, state := c.bundle.Spec.Hooks, c.container().hookState(specs.StateCreating)
 	//lint:ignore SA1019 prestart is deprecated and in use
 	if err := runHooks(c.ctx, "prestart", h.Prestart, state, runHook); err != nil {
 		return err
 	}
-	if err := runHooks(c.ctx, "createRuntime", h.CreateRuntime, state, runHook); err != nil {
-		return err
-	}
-	return c.container().insideHooks(c.ctx, "createContainer", h.CreateContainer, specs.StateCreating)
+	return runHooks(c.ctx, "createRuntime", h.CreateRuntime, state, runHook)
 }
 
 // startHooks runs the hooks that come right before the program, as the program's user and with its environment.

@@ -44,6 +44,8 @@ var verbs = []verb{
 	{"state", newStateCommand},
 	{"kill", newKillCommand},
 	{"delete", newDeleteCommand},
+	{"checkpoint", newCheckpointCommand},
+	{"restore", newRestoreCommand},
 	{"list", newListCommand},
 	{"ps", newPsCommand},
 	{"pause", newPauseCommand},

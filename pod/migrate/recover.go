@@ -77,7 +77,7 @@ func release(ctx context.Context, p *pod.Pod) error {
 	defer net.Close()
 	// A CRIU that was killed leaves sockets in repair mode: they answer with a
 	// reset. The lock is open only after the last of them is out of it.
-	if err := pod.Repair(pids, false); err != nil {
+	if err := network.Repair(pids, false); err != nil {
 		return err
 	}
 	if err := cg.Thaw(ctx); err != nil {
@@ -312,7 +312,7 @@ func (r *recovery) finish(ctx context.Context) error {
 	if err == nil {
 		// What CRIU let go of is out of repair mode and would say goodbye.
 		if pids, perr := cg.Procs(); perr == nil {
-			_ = pod.Repair(pids, true)
+			_ = network.Repair(pids, true)
 		}
 		err = kill(cg)
 	}

@@ -26,6 +26,8 @@ type Facts struct {
 	Files map[string]bool
 	// Cgroups are the directories of the container's cgroup, for mounts of type cgroup.
 	Cgroups []Cgroup
+	// NullStreams says which of the standard streams are the null device.
+	NullStreams [3]bool
 	// Tasks are the files that the process writes itself into, to join its cgroup. Each is a slot of the same name.
 	Tasks []string
 	// Nofile is the limit on descriptors that the container gets if it asks for none: what the runtime was started with.
@@ -112,6 +114,7 @@ func Compile(s *specs.Spec, f Facts) (*Program, error) {
 	c.hide()
 	c.workingDir()
 	c.pivot()
+	c.nullStreams()
 	c.process(s.Process)
 	c.gate()
 	c.execute(s.Process)
