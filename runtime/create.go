@@ -35,6 +35,8 @@ type CreateOptions struct {
 	NoPivot, NoNewKeyring bool
 	// Extra is stored as State.Pod.
 	Extra json.RawMessage
+	// Trace, when not nil, takes where the time goes.
+	Trace *Trace
 }
 
 // creation is the work of one Create or Run.
@@ -86,14 +88,20 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 			err = errors.Join(fmt.Errorf("create container %s: %w", id, err), c.undo())
 		}
 	}()
+	o.Trace.Mark("make and lock " + c.dir)
 	if err := c.makeCgroup(); err != nil {
 		return nil, err
 	}
+	o.Trace.Mark("make cgroup, write limits")
 	if err := c.start(gate); err != nil {
 		return nil, err
 	}
 	if err := c.follow(gate); err != nil {
 		return nil, err
+	}
+	if o.Trace != nil {
+		o.Trace.Mark("follow the first process until its program runs")
+		o.Trace.child = c.child.Trace()
 	}
 	container := &Container{runtime: r, dir: c.dir, state: c.state}
 	if gate == boot.GateSocket {
@@ -149,10 +157,12 @@ func (c *creation) start(gate boot.Gate) error {
 	if err != nil {
 		return err
 	}
+	c.options.Trace.Mark("compile")
 	bind, err := c.bind(facts, program.Slots())
 	if err != nil {
 		return err
 	}
+	bind.Trace = c.options.Trace != nil
 	if err := c.openIDMaps(&bind, program); err != nil {
 		return err
 	}
@@ -160,10 +170,12 @@ func (c *creation) start(gate boot.Gate) error {
 		return err
 	}
 	c.closers = append(c.closers, func() { c.child.Close() })
+	c.options.Trace.Mark("clone the first process")
 	status := specs.StateCreating
 	if gate == boot.GateWord && !facts.Hooks && !hasStartHooks(c.bundle.Spec) {
 		status = specs.StateRunning // as it will be when the child gets its word, unless nothing is left of it
 	}
+	defer c.options.Trace.Mark("write the state")
 	return c.record(status)
 }
 

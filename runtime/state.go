@@ -87,13 +87,14 @@ func readState(dir string, known *State) (*State, error) {
 	return s, nil
 }
 
-// writeState replaces the state file in dir. It is on disk when the call returns.
+// writeState replaces the state file in dir. That of a pod is on disk when the call returns, for a pod has more than processes. Another
+// container is nothing any more after the host has crashed, so nobody waits for the disk.
 func writeState(dir string, s *State) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
-	if err := replaceFile(dir, stateName, data, true); err != nil {
+	if err := replaceFile(dir, stateName, data, s.Pod != nil); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
 	s.file = data

@@ -31,6 +31,7 @@ Without --detach it waits for the program, passes signals on to it and exits wit
 		},
 	}
 	r.register(cmd)
+	cmd.Flags().BoolVar(&r.trace, "trace-boot", false, "print on standard error where the time of the start went, call by call")
 	cmd.Flags().BoolVarP(&r.detach, "detach", "d", false, "leave the container running and return")
 	cmd.Flags().BoolVar(&r.keep, "keep", false, "do not remove the container when its program ends")
 	cmd.Flags().BoolVar(&r.noSubreaper, "no-subreaper", false, "do not adopt what the container's program leaves behind")
@@ -41,11 +42,16 @@ Without --detach it waits for the program, passes signals on to it and exits wit
 type runFlags struct {
 	createFlags
 	detach, keep, noSubreaper bool
+	trace                     bool
 }
 
 // run makes the container and runs its program.
 func (r *runFlags) run(ctx context.Context, g *globals, id string) error {
 	b, o, err := r.options()
+	if r.trace {
+		o.Trace = runtime.NewTrace(began)
+		o.Trace.Mark("read flags, load config.json")
+	}
 	if err == nil {
 		err = checkTerminal(b.Spec.Process.Terminal, r.detach, o.ConsoleSocket)
 	}
@@ -68,6 +74,7 @@ func (r *runFlags) run(ctx context.Context, g *globals, id string) error {
 			undo()
 			return err
 		}
+		r.show(o.Trace)
 		n.forward(ctx, c, c.State().Pid, g.log)
 		return nil
 	}
@@ -87,6 +94,7 @@ func (r *runFlags) run(ctx context.Context, g *globals, id string) error {
 		undo()
 		return err
 	}
+	r.show(o.Trace)
 	go n.forward(ctx, c, os.Getpid(), g.log)
 	code, err := session.wait(ctx, &runtime.Process{Pid: c.State().Pid})
 	if !r.keep {
@@ -96,6 +104,13 @@ func (r *runFlags) run(ctx context.Context, g *globals, id string) error {
 		return err
 	}
 	return exitCode(code)
+}
+
+// show prints the trace that was asked for.
+func (r *runFlags) show(t *runtime.Trace) {
+	if t != nil {
+		_ = t.Write(os.Stderr)
+	}
 }
 
 // sharesPIDs says whether the container's first process is none that other processes of the container are left to when their parents end.

@@ -18,6 +18,8 @@ type Child struct {
 
 	program *Program
 	sync    *os.File
+	trace   *trace
+	steps   []step
 }
 
 // Event is what a child says.
@@ -114,7 +116,11 @@ func (c *Child) Give(file *os.File) error {
 }
 
 // Close lets go of the child; it does not end it once its program runs.
-func (c *Child) Close() error { return c.sync.Close() }
+func (c *Child) Close() error {
+	c.trace.close()
+	c.trace = nil
+	return c.sync.Close()
+}
 
 // Kill ends the child and waits for its end.
 func (c *Child) Kill() error {

@@ -13,6 +13,7 @@ type bound struct {
 	steps     []step
 	registers []uintptr
 	report    int
+	trace     *trace // nil if nobody wants it
 	keep      *resolver
 }
 
@@ -70,8 +71,15 @@ func live(m *bound) {
 		syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 	}
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+	if m.trace != nil {
+		m.trace.stamp(-1)
+	}
 	for i := int32(0); i < int32(len(m.steps)); {
-		i = take(m, i)
+		next := take(m, i)
+		if m.trace != nil {
+			m.trace.stamp(i)
+		}
+		i = next
 	}
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 127, 0, 0)

@@ -26,6 +26,8 @@ type Bind struct {
 	// Dumpable lets those who may trace this process look at the child too. A user without privileges has to be able to, or the child's
 	// id maps can't be written.
 	Dumpable bool
+	// Trace has the child write down when each operation is over, for Child.Trace.
+	Trace bool
 }
 
 // birth keeps two children from being born at the same time: the process's dumpable flag is set aside meanwhile.
@@ -46,6 +48,13 @@ func (p *Program) Start(b Bind) (*Child, error) {
 		return nil, err
 	}
 	defer unix.Close(stub)
+	if b.Trace {
+		if child.trace, err = newTrace(len(bound.steps)); err != nil {
+			unix.Close(pair[0])
+			return nil, err
+		}
+		bound.trace, child.steps = child.trace, bound.steps
+	}
 	child.Pid, err = bound.clone(b, p.CloneFlags)
 	runtime.KeepAlive(p)
 	if err != nil {
