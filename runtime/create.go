@@ -166,6 +166,7 @@ func (c *creation) start(gate boot.Gate) error {
 	if err := c.openIDMaps(&bind, program); err != nil {
 		return err
 	}
+	c.runtime.logFilter(program)
 	if c.child, err = program.Start(bind); err != nil {
 		return err
 	}
@@ -314,6 +315,10 @@ func (c *creation) follow(gate boot.Gate) error {
 			err := c.serveMount(&event)
 			event.Close()
 			if err != nil {
+				return err
+			}
+		case boot.MarkListener:
+			if err := c.container().giveListener(event.File, c.child.Pid, specs.StateCreating); err != nil {
 				return err
 			}
 		case boot.MarkPrepare:

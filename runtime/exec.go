@@ -72,6 +72,7 @@ type execution struct {
 	container *Container
 	options   ExecOptions
 	program   string // what is executed when it is not found by the first argument
+	host      bool   // it is a program of the host: the container's seccomp filter is not for it
 	files     []*os.File
 }
 
@@ -81,6 +82,7 @@ func (e *execution) begin(ctx context.Context) (*boot.Child, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.container.runtime.logFilter(program)
 	child, err := program.Start(bind)
 	if err != nil {
 		return nil, err
@@ -107,8 +109,12 @@ func (e *execution) prepare() (*boot.Program, boot.Bind, error) {
 		Document: o.Document, Nofile: openFiles(), Capabilities: heldCapabilities(), Home: home(s.Bundle, o.Process),
 		Program: e.program, ID: s.ID, NoNewKeyring: s.NoNewKeyring, Unprivileged: unprivileged(),
 	}
+	facts.AppArmor, facts.SELinux = modules(o.Process, s.Bundle.Spec.Linux)
 	if l := s.Bundle.Spec.Linux; l != nil {
-		facts.Personality, facts.MemoryPolicy = l.Personality, l.MemoryPolicy
+		facts.Personality, facts.MemoryPolicy, facts.MountLabel = l.Personality, l.MemoryPolicy, l.MountLabel
+		if !e.host {
+			facts.Seccomp = l.Seccomp
+		}
 	}
 	streams(bind.Slots, o.Stdin, o.Stdout, o.Stderr, o.Process.User.UID)
 	cg, err := e.container.Cgroup()
@@ -220,10 +226,14 @@ func (e *execution) follow(ctx context.Context, child *boot.Child) error {
 		if event.Mark == "" {
 			return nil
 		}
-		if event.Mark == boot.MarkConsole {
-			if err := giveConsole(event.File, e.options.Console, e.options.ConsoleSocket); err != nil {
-				return err
-			}
+		switch event.Mark {
+		case boot.MarkConsole:
+			err = giveConsole(event.File, e.options.Console, e.options.ConsoleSocket)
+		case boot.MarkListener:
+			err = e.container.giveListener(event.File, child.Pid, specs.StateRunning)
+		}
+		if err != nil {
+			return err
 		}
 	}
 }

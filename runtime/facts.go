@@ -41,6 +41,7 @@ func Facts(id string, b *spec.Bundle, cg *cgroup.Cgroup) boot.Facts {
 			f.Files[m.Source] = true
 		}
 	}
+	f.AppArmor, f.SELinux = modules(b.Spec.Process, b.Spec.Linux)
 	if cg != nil {
 		f.Tasks, f.Cgroups = cg.TaskFiles(), shownCgroups(cg)
 	}

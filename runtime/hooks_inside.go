@@ -42,7 +42,7 @@ func (c *Container) insideHooks(ctx context.Context, kind string, hooks []specs.
 		if h.Env != nil {
 			p.Env = h.Env
 		}
-		return c.runInside(ctx, h.Path, &p, input)
+		return c.runInside(ctx, h.Path, kind == "createContainer", &p, input)
 	})
 }
 
@@ -73,8 +73,9 @@ func innerPid(pid int) (int, error) {
 	return pid, nil
 }
 
-// runInside runs a program in the container to its end, with input on standard input, and returns what it wrote.
-func (c *Container) runInside(ctx context.Context, program string, p *specs.Process, input []byte) (string, error) {
+// runInside runs a program, of the host or the container, in the container to its end, with input on standard input, and returns what it
+// wrote.
+func (c *Container) runInside(ctx context.Context, program string, host bool, p *specs.Process, input []byte) (string, error) {
 	inR, inW, err := os.Pipe()
 	if err != nil {
 		return "", err
@@ -84,7 +85,7 @@ func (c *Container) runInside(ctx context.Context, program string, p *specs.Proc
 		return "", errors.Join(err, inR.Close(), inW.Close())
 	}
 	defer outR.Close()
-	e := &execution{container: c, program: program, options: ExecOptions{Process: p, Document: "hook", Stdin: inR, Stdout: outW, Stderr: outW}}
+	e := &execution{container: c, program: program, host: host, options: ExecOptions{Process: p, Document: "hook", Stdin: inR, Stdout: outW, Stderr: outW}}
 	child, err := e.begin(ctx)
 	e.close()
 	inR.Close()

@@ -1,13 +1,15 @@
 package boot
 
 import (
-	"fmt"
+	"errors"
 	"sort"
 	"strings"
 	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/runtime/seccomp"
 )
 
 // Facts are what compiling has to know about the host beside the specification.
@@ -44,6 +46,10 @@ type Facts struct {
 	Unprivileged bool
 	// NoPivot moves the root file system onto / instead of exchanging it: for hosts that run from a ramdisk.
 	NoPivot bool
+	// Arch is the machine's GOARCH, this build's when empty.
+	Arch string
+	// AppArmor and SELinux say that the host has the security module.
+	AppArmor, SELinux bool
 	// NoNewKeyring keeps the caller's session keyring.
 	NoNewKeyring bool
 }
@@ -92,13 +98,15 @@ func Compile(s *specs.Spec, f Facts) (*Program, error) {
 			Linux: &specs.Linux{},
 		}
 	}
-	if err := refuse(s, f.Document); err != nil {
-		return nil, err
+	if s.Process == nil {
+		return nil, errors.New("compile process: missing")
 	}
 	c := &compiler{
 		builder: builder{p: &Program{Ops: make([]Op, 0, 640)}, document: f.Document}, spec: s, facts: f, mnt: plainMount,
 	}
+	c.compileFilter(s.Linux.Seccomp, s.Process)
 	c.begin()
+	c.labels()
 	c.namespaces()
 	c.host()
 	c.joinMount()
@@ -137,29 +145,10 @@ type compiler struct {
 	digits  *[5]byte    // where the mode of a tmpfs is found at run time
 	toRoot  *rights     // sends the root file system
 	answer  *rights     // what the parent answers with
-}
 
-// refuse names what this package does not do yet: leaving out what protects a container would be worse than an error.
-func refuse(s *specs.Spec, document string) error {
-	p, l := s.Process, s.Linux
-	for _, r := range []struct {
-		set  bool
-		path string
-	}{
-		{p == nil, "process"},
-		{p != nil && p.ApparmorProfile != "", "process.apparmorProfile"},
-		{p != nil && p.SelinuxLabel != "", "process.selinuxLabel"},
-		{l.Seccomp != nil, "linux.seccomp"},
-		{l.MountLabel != "", "linux.mountLabel"},
-	} {
-		if r.set && r.path == "process" {
-			return fmt.Errorf("compile %s: missing", "process")
-		}
-		if r.set {
-			return fmt.Errorf("compile %s: not supported yet (%s: %s)", document, document, r.path)
-		}
-	}
-	return nil
+	filter      *seccomp.Filter
+	filterPlace filterPlace
+	kept        *capabilitySets // what is set when the filter is there
 }
 
 // begin is what every program does first: it closes what it does not need and takes its standard streams.
@@ -250,6 +239,7 @@ func (b *builder) close(register string) {
 
 // gate holds the program back until the container is started.
 func (c *compiler) gate() {
+	c.filterAt(filterBeforeGate)
 	c.on(MarkCreated, "")
 	switch c.facts.Gate {
 	case GateNone:

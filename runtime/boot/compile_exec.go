@@ -15,6 +15,7 @@ import (
 // execPlan is how the container's program is found and called.
 type execPlan struct {
 	candidates []string // tried in order, as execvp does
+	byPath     bool     // the gangway is executed by execve of its path in /proc, not by execveat
 	args, env  []string
 }
 
@@ -93,6 +94,8 @@ func environment(env []string, name string) string {
 
 // execute ends the program.
 func (c *compiler) execute(p *specs.Process) {
+	c.filterAt(filterAfterGate)
+	c.filterAt(filterByGangway)
 	if len(p.Args) > 0 {
 		c.on("exec "+strconv.Quote(p.Args[0]), "process.args")
 	}
@@ -125,13 +128,18 @@ type ExecFacts struct {
 	// Personality and MemoryPolicy are the container's: what its specification has in linux.
 	Personality  *specs.LinuxPersonality
 	MemoryPolicy *specs.LinuxMemoryPolicy
+	Seccomp      *specs.LinuxSeccomp
+	MountLabel   string
+	// Arch, AppArmor and SELinux are as in Facts.
+	Arch              string
+	AppArmor, SELinux bool
 }
 
 // CompileExec turns a process specification into the program of another process in a container that runs.
 func CompileExec(p *specs.Process, f ExecFacts) (*Program, error) {
-	s := &specs.Spec{Process: p, Linux: &specs.Linux{Personality: f.Personality, MemoryPolicy: f.MemoryPolicy}}
-	if err := refuse(s, f.Document); err != nil {
-		return nil, err
+	s := &specs.Spec{Process: p, Linux: &specs.Linux{Personality: f.Personality, MemoryPolicy: f.MemoryPolicy, MountLabel: f.MountLabel}}
+	if p == nil {
+		return nil, errors.New("compile process: missing")
 	}
 	c := &compiler{
 		builder: builder{p: &Program{Ops: make([]Op, 0, 128)}, document: f.Document},
@@ -139,12 +147,14 @@ func CompileExec(p *specs.Process, f ExecFacts) (*Program, error) {
 		mnt:     plainMount,
 		facts: Facts{
 			Document: f.Document, Tasks: f.Tasks, Nofile: f.Nofile, Capabilities: f.Capabilities, Home: f.Home, Gate: f.Gate,
-			ID: f.ID, NoNewKeyring: f.NoNewKeyring, Unprivileged: f.Unprivileged,
+			ID: f.ID, NoNewKeyring: f.NoNewKeyring, Unprivileged: f.Unprivileged, AppArmor: f.AppArmor, SELinux: f.SELinux, Arch: f.Arch,
 		},
 		users:   f.Namespaces&unix.CLONE_NEWUSER != 0,
 		program: f.Program,
 	}
+	c.compileFilter(f.Seccomp, p)
 	c.begin()
+	c.labels()
 	c.enterCgroup(p.ExecCPUAffinity)
 	c.score()
 	c.joinContainer(f)

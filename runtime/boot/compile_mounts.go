@@ -162,6 +162,9 @@ func (c *compiler) fresh(kind, source string, o mountOptions) {
 	if source != "" {
 		c.config("source", source)
 	}
+	if label := c.mountContext(kind); label != "" {
+		c.config("context", label)
+	}
 	if o.readonly() && !slices.Contains(shareable, kind) {
 		c.flag("ro")
 	}

@@ -136,7 +136,7 @@ func (c *compiler) identity(p *specs.Process) {
 	c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_KEEPCAPS, namesPrctl), number(0), number(0), number(0), number(0))
 	// What a process may become by way of /proc/PID/exe is decided by this: the runtime's binary stays out of the container's reach.
 	c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_DUMPABLE, namesPrctl), number(0), number(0), number(0), number(0))
-	c.capabilities(sets)
+	c.keepForFilter(sets, p.NoNewPrivileges)
 }
 
 // groups sets the supplementary groups; without any it clears the list.

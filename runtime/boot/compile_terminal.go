@@ -57,14 +57,7 @@ func (c *compiler) console(root string) {
 // handOver sends the master to the parent and closes it here: a container that held it could read its own output.
 func (c *compiler) handOver() {
 	c.on(MarkConsole, "process.terminal")
-	h := &handOver{report: report{op: uint32(len(c.p.Ops) + 1)}}
-	h.vector.Base = (*byte)(unsafe.Pointer(&h.report))
-	h.vector.SetLen(int(unsafe.Sizeof(h.report)))
-	h.header.Iov, h.header.Iovlen = &h.vector, 1
-	h.control.header.Level, h.control.header.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
-	h.control.header.SetLen(unix.CmsgLen(4))
-	h.header.Control = (*byte)(unsafe.Pointer(&h.control))
-	h.header.SetControllen(unix.CmsgSpace(4))
+	h := newHandOver(len(c.p.Ops) + 1)
 	keep := c.do(unix.SYS_FCNTL, c.reg("master"), symbol(unix.F_DUPFD_CLOEXEC, namesFcntl), number(3)).into("sent")
 	keep.op().Store = &h.control.fd
 	c.do(unix.SYS_SENDMSG, c.slot(slotSync, true), memory(h, showHandOver), symbol(unix.MSG_NOSIGNAL, namesMessage))

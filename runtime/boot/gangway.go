@@ -16,8 +16,8 @@ import (
 
 const (
 	gangwayBase   = 0x400000 // where the file is mapped
-	gangwayParams = 0x800    // offset of its parameters: three 32-bit numbers
-	gangwaySize   = 0x810
+	gangwayParams = 0x800    // offset of its parameters: five 32-bit numbers, and at 0x818 the struct sock_fprog of a filter
+	gangwaySize   = 0x830    // and what the filter takes
 	elfHeaderSize = 64
 	elfEntrySize  = 56 // of the program header table
 	gangwayCode   = elfHeaderSize + 2*elfEntrySize
@@ -28,9 +28,13 @@ func gangwayAddress() unsafe.Pointer
 
 // gangwayImage is the gangway as an ELF file. It tries the first `candidates` of its arguments as the program, with the arguments that
 // follow them; if none can be executed it reports operation op on descriptor fd, which is close-on-exec from its first step on. Where that
-// descriptor is not open it ends at once.
-func gangwayImage(fd, candidates, op int) []byte {
-	image := make([]byte, gangwaySize)
+// descriptor is not open it ends at once. With a filter it installs that before all this.
+func gangwayImage(fd, candidates, op int, filter *gangwayFilter) []byte {
+	size := gangwaySize
+	if filter != nil {
+		size += len(filter.Program) * unix.SizeofSockFilter
+	}
+	image := make([]byte, size)
 	machine := uint16(62) // EM_X86_64
 	if runtime.GOARCH == "arm64" {
 		machine = 183 // EM_AARCH64
@@ -50,8 +54,8 @@ func gangwayImage(fd, candidates, op int) []byte {
 	le.PutUint32(load[4:], 5) // readable, executable
 	le.PutUint64(load[16:], gangwayBase)
 	le.PutUint64(load[24:], gangwayBase)
-	le.PutUint64(load[32:], gangwaySize)
-	le.PutUint64(load[40:], gangwaySize)
+	le.PutUint64(load[32:], uint64(size))
+	le.PutUint64(load[40:], uint64(size))
 	le.PutUint64(load[48:], 0x10000) // alignment for every page size
 	stack := image[elfHeaderSize+elfEntrySize:]
 	le.PutUint32(stack[0:], 0x6474e551) // PT_GNU_STACK
@@ -61,6 +65,19 @@ func gangwayImage(fd, candidates, op int) []byte {
 	le.PutUint32(image[gangwayParams:], uint32(fd))
 	le.PutUint32(image[gangwayParams+4:], uint32(candidates))
 	le.PutUint32(image[gangwayParams+8:], uint32(op))
+	if filter == nil {
+		return image
+	}
+	le.PutUint32(image[gangwayParams+12:], uint32(filter.op)|uint32(lateFilter)<<lateShift)
+	le.PutUint32(image[gangwayParams+16:], uint32(filter.Flags))
+	le.PutUint16(image[gangwayParams+24:], uint16(len(filter.Program)))
+	le.PutUint64(image[gangwayParams+32:], gangwayBase+gangwaySize)
+	code := image[gangwaySize:]
+	for i, f := range filter.Program {
+		le.PutUint16(code[8*i:], f.Code)
+		code[8*i+2], code[8*i+3] = f.Jt, f.Jf
+		le.PutUint32(code[8*i+4:], f.K)
+	}
 	return image
 }
 

@@ -22,6 +22,19 @@ TEXT gangway<>(SB), NOSPLIT|NOFRAME, $0
 	MOVQ 0(SP), AX
 	LEAQ 16(SP)(AX*8), R14   // environment
 	MOVL $2, R15             // ENOENT, unless something says more
+	MOVL 12(R9), R10         // operation of the filter, if there is one
+	TESTL R10, R10
+	JEQ  try
+	MOVL $1, DI              // seccomp(SECCOMP_SET_MODE_FILTER, flags, program)
+	MOVL 16(R9), SI
+	LEAQ 24(R9), DX
+	MOVL $317, AX
+	SYSCALL
+	TESTL AX, AX
+	JEQ  try
+	NEGL AX
+	MOVL AX, R15
+	JMP  tell
 
 try:
 	MOVQ 0(BX), DI           // execve
@@ -48,9 +61,11 @@ next:
 	JNE  try
 
 report:
+	MOVL 8(R9), R10          // operation
+
+tell:
 	SUBQ $16, SP
-	MOVL 8(R9), AX           // operation
-	MOVL AX, 0(SP)
+	MOVL R10, 0(SP)
 	MOVL R15, 4(SP)          // errno
 	MOVL 0(R9), DI           // write
 	MOVQ SP, SI

@@ -22,6 +22,16 @@ TEXT gangway<>(SB), NOSPLIT|NOFRAME, $0
 	ADD  R3<<3, R20, R23
 	ADD  $8, R23, R23        // environment
 	MOVD $2, R24             // ENOENT, unless something says more
+	MOVWU 12(R19), R25       // operation of the filter, if there is one
+	CBZ  R25, try
+	MOVD $1, R0              // seccomp(SECCOMP_SET_MODE_FILTER, flags, program)
+	MOVWU 16(R19), R1
+	ADD  $24, R19, R2
+	MOVD $277, R8
+	SVC
+	CBZ  R0, try
+	NEG  R0, R24
+	B    tell
 
 try:
 	MOVD 0(R20), R0          // execve
@@ -48,9 +58,11 @@ next:
 	BNE  try
 
 report:
+	MOVWU 8(R19), R25        // operation
+
+tell:
 	SUB  $16, RSP, RSP
-	MOVWU 8(R19), R3         // operation
-	MOVW R3, 0(RSP)
+	MOVW R25, 0(RSP)
 	MOVW R24, 4(RSP)         // errno
 	MOVWU 0(R19), R0         // write
 	MOVD RSP, R1

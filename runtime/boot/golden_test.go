@@ -116,7 +116,9 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	for path, change := range map[string]func(*specs.Spec){
-		"linux.seccomp":            func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} },
+		"linux.seccomp.flags[0]": func(s *specs.Spec) {
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"x"}}
+		},
 		"linux.mountLabel":         func(s *specs.Spec) { s.Linux.MountLabel = "x" },
 		"process.apparmorProfile":  func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
 		"process.selinuxLabel":     func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
@@ -141,7 +143,7 @@ func TestRefused(t *testing.T) {
 
 // TestGangwayImage checks the parts of the ELF file that the kernel reads.
 func TestGangwayImage(t *testing.T) {
-	image := gangwayImage(5, 2, 77)
+	image := gangwayImage(5, 2, 77, nil)
 	if !bytes.HasPrefix(image, []byte("\x7fELF")) || len(image) != gangwaySize {
 		t.Fatalf("%d bytes, beginning with %x", len(image), image[:4])
 	}
@@ -191,7 +193,7 @@ func TestGangway(t *testing.T) {
 			parent, child := os.NewFile(uintptr(pair[0]), "parent"), os.NewFile(uintptr(pair[1]), "child")
 			defer parent.Close()
 			gangway := filepath.Join(t.TempDir(), "gangway")
-			if err := os.WriteFile(gangway, gangwayImage(3, len(test.candidates), 77), 0o755); err != nil {
+			if err := os.WriteFile(gangway, gangwayImage(3, len(test.candidates), 77, nil), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			cmd := exec.Command(gangway)

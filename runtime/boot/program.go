@@ -4,6 +4,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/runtime/seccomp"
 )
 
 // Program is the work of a child process between its birth and its execve. Compile and CompileExec build it; it can be started
@@ -20,6 +22,9 @@ type Program struct {
 	idmaps    []IDMap
 	exec      execPlan
 	reborn    bool // it has an opBirth
+
+	filter        *seccomp.Filter // the one that is installed anywhere
+	gangwayFilter *gangwayFilter
 }
 
 // Op is one operation: a system call, its arguments and what its result means.
@@ -50,6 +55,8 @@ type Op struct {
 	// Hint says what the user can do when it fails with one of the errors HintFor; it may be empty.
 	Hint    string
 	HintFor []unix.Errno
+
+	late late
 }
 
 // Numbers of the operations that the child's loop carries out itself. They are no system calls.
@@ -61,6 +68,7 @@ const (
 	opExpect                      // fails with EXDEV unless the bytes at Args[0] are those at Args[1]; Args[2] is their number, Args[3] may mask them
 	opHas                         // fails with EBADF unless the register in Args[0] has a result
 	opBirth                       // has the rest done by a new child of the parent; Args[0] are its cloneArgs
+	opFilter                      // installs the seccomp filter, which the gangway does
 	opExec                        // the execve of the container's program, by way of the gangway
 	opLoad                        // is the 32-bit number at Args[0], which becomes -1
 	opOctal                       // writes the permission bits of the 32-bit mode at Args[0] as four octal digits to Args[1]

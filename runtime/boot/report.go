@@ -56,7 +56,7 @@ func (p *Program) Decode(message []byte) (mark string, err error) {
 	if len(message) != 8 {
 		return "", fmt.Errorf("read report: %d bytes instead of 8", len(message))
 	}
-	i, errno := binary.NativeEndian.Uint32(message), int32(binary.NativeEndian.Uint32(message[4:]))
+	i, errno := binary.NativeEndian.Uint32(message)&(1<<lateShift-1), int32(binary.NativeEndian.Uint32(message[4:]))
 	if int(i) >= len(p.Ops) {
 		return "", fmt.Errorf("read report: operation %d of %d", i, len(p.Ops))
 	}
@@ -122,13 +122,16 @@ func receive(f *os.File) (data []byte, files [2]*os.File, err error) {
 	return buf[:n], files, err
 }
 
-// DecodeExec reads a message that a program sent after its gate, where only the execve of args is left to fail. Unlike Program.Decode it
+// DecodeExec reads a message that a program sent after its gate, where little but the execve of args is left to fail. Unlike Program.Decode it
 // needs no program, so that another process than the one that started it can tell what happened.
 func DecodeExec(document string, args []string, message []byte) error {
 	if len(message) != 8 {
 		return fmt.Errorf("read report: %d bytes instead of 8", len(message))
 	}
 	errno := unix.Errno(binary.NativeEndian.Uint32(message[4:]))
+	if f, ok := decodeLate(document, binary.NativeEndian.Uint32(message), errno); ok {
+		return f
+	}
 	return &Failure{
 		What: "exec " + strconv.Quote(args[0]), Origin: document + ": process.args", Call: "execve", Err: errno,
 		Index: int(binary.NativeEndian.Uint32(message)), Path: namedPath(args),

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"unsafe"
 
@@ -95,7 +96,7 @@ func (p *Program) bind(b Bind, report int) (*bound, int, error) {
 		slots[i] = fd
 	}
 	execOp := len(p.Ops) - 1
-	stub, err := openGangway(gangwayImage(report, len(p.exec.candidates), execOp))
+	stub, err := openGangway(gangwayImage(report, len(p.exec.candidates), execOp, p.gangwayFilter))
 	if err != nil {
 		return nil, -1, err
 	}
@@ -169,7 +170,7 @@ type resolver struct {
 	out          *bound
 	first        []int32 // index of the first step of each operation
 	argv, envp   []*byte
-	empty        []byte
+	path         []byte // of the gangway, empty for its descriptor
 }
 
 func (r *resolver) resolve() {
@@ -205,12 +206,14 @@ func (r *resolver) operation(i int) {
 	case opClose:
 		r.closeOthers(i, op.Args[0].Value == 1)
 		return
+	case opFilter:
+		return // in the gangway
 	case opExec:
 		r.exec(i)
 		return
 	}
 	s := step{
-		op: uint32(i), nr: op.Nr, result: int32(op.Result), tolerant: op.Tolerant,
+		op: uint32(i) | uint32(op.late)<<lateShift, nr: op.Nr, result: int32(op.Result), tolerant: op.Tolerant,
 		then: int32(op.Then), other: int32(op.Else), store: op.Store,
 	}
 	copy(s.ignore[:], op.Ignore)
@@ -263,9 +266,14 @@ func (r *resolver) exec(op int) {
 		r.envp = append(r.envp, cString(s))
 	}
 	r.argv, r.envp = append(r.argv, nil), append(r.envp, nil)
-	r.empty = []byte{0}
+	r.path = []byte{0}
 	r.raw(op, unix.SYS_FCNTL, uintptr(r.report), unix.F_SETFD, 0)
-	r.raw(op, unix.SYS_EXECVEAT, uintptr(r.stub), uintptr(unsafe.Pointer(&r.empty[0])), uintptr(unsafe.Pointer(&r.argv[0])),
+	if r.p.exec.byPath {
+		r.path = append(strconv.AppendInt([]byte("/proc/self/fd/"), int64(r.stub), 10), 0)
+		r.raw(op, unix.SYS_EXECVE, uintptr(unsafe.Pointer(&r.path[0])), uintptr(unsafe.Pointer(&r.argv[0])), uintptr(unsafe.Pointer(&r.envp[0])))
+		return
+	}
+	r.raw(op, unix.SYS_EXECVEAT, uintptr(r.stub), uintptr(unsafe.Pointer(&r.path[0])), uintptr(unsafe.Pointer(&r.argv[0])),
 		uintptr(unsafe.Pointer(&r.envp[0])), unix.AT_EMPTY_PATH)
 }
 

@@ -22,6 +22,9 @@ func (p *Program) String() string {
 		origin = op.Origin
 		fmt.Fprintf(&out, "%4d %s\n", i, p.opText(op))
 	}
+	if p.filter != nil {
+		fmt.Fprintf(&out, "\nseccomp filter: %s", p.filter.Policy)
+	}
 	return out.String()
 }
 
@@ -81,6 +84,9 @@ func (p *Program) callText(op *Op) string {
 		return "has " + p.argText(op.Args[0])
 	case opBirth:
 		return "clone3(" + p.argText(op.Args[0]) + "), the rest is the new child's"
+	case opFilter:
+		return fmt.Sprintf("seccomp(SECCOMP_SET_MODE_FILTER, %s, {%d instructions}) by the gangway", namesFilterFlags.format(uintptr(p.filter.Flags)),
+			len(p.filter.Program))
 	case opExec:
 		return p.exec.String()
 	}

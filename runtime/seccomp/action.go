@@ -19,6 +19,9 @@ const (
 	refuseNew = Action(unix.SECCOMP_RET_ERRNO) | Action(unix.ENOSYS)
 )
 
+// Allow lets a call through.
+const Allow = Action(unix.SECCOMP_RET_ALLOW)
+
 const (
 	actionMask = 0xffff0000
 	dataMask   = 0x0000ffff

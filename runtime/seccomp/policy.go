@@ -307,6 +307,22 @@ func (p *Policy) groups() [][]abiPolicy {
 	return out
 }
 
+// Action returns what happens to a system call of the native ABI. known is false when the call is not known or when that depends on its
+// arguments.
+func (p *Policy) Action(name string) (a Action, known bool) {
+	e, ok := lookup(name)
+	if !ok || e.numbers[p.abis[0].abi] == noCall {
+		return 0, false
+	}
+	switch v := p.abis[0].verdicts[e.numbers[p.abis[0].abi]]; v.kind {
+	case fixed:
+		return v.action, true
+	case byDefault:
+		return p.Default, true
+	}
+	return 0, false
+}
+
 // notifies says whether a call may end up with a listener.
 func (p *Policy) notifies() bool {
 	if p.Default == unix.SECCOMP_RET_USER_NOTIF {
