@@ -27,6 +27,8 @@ type ExecOptions struct {
 	PidfdSocket           string
 	PidFile               string
 	PreserveFDs           int
+	// Cgroups are the groups below the container's that the process goes to, by controller; see cgroup.Place.
+	Cgroups map[string]string
 	// IgnorePaused lets the process start in a paused container, where it waits like all others.
 	IgnorePaused bool
 }
@@ -78,12 +80,19 @@ type execution struct {
 
 // begin starts the process and returns when its program runs.
 func (e *execution) begin(ctx context.Context) (*boot.Child, error) {
-	program, bind, err := e.prepare()
+	place, err := e.place()
+	if err != nil {
+		return nil, err
+	}
+	program, bind, err := e.prepare(place)
 	if err != nil {
 		return nil, err
 	}
 	e.container.runtime.logFilter(program)
 	child, err := program.Start(bind)
+	if e.mayFollowInit(err) {
+		child, err = e.startWithInit(program, bind)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +111,7 @@ func (e *execution) close() {
 }
 
 // prepare compiles the program and opens what it needs.
-func (e *execution) prepare() (*boot.Program, boot.Bind, error) {
+func (e *execution) prepare(place cgroup.Place) (*boot.Program, boot.Bind, error) {
 	s, o := e.container.state, e.options
 	bind := boot.Bind{Slots: map[string]int{}, Preserve: o.PreserveFDs}
 	facts := boot.ExecFacts{
@@ -117,19 +126,15 @@ func (e *execution) prepare() (*boot.Program, boot.Bind, error) {
 		}
 	}
 	streams(bind.Slots, o.Stdin, o.Stdout, o.Stderr, o.Process.User.UID)
-	cg, err := e.container.Cgroup()
-	if err != nil {
-		return nil, bind, err
-	}
-	facts.Tasks = cg.TaskFiles()
+	facts.Tasks = place.Tasks
 	late := o.Process.ExecCPUAffinity != nil && o.Process.ExecCPUAffinity.Initial != ""
 	if late {
 		// runc's tests look for these words.
 		e.container.runtime.log.Debug("before the cgroup (nsexec): affinity: " + maskText(o.Process.ExecCPUAffinity.Initial))
 		// The process runs on other CPUs first, which it could not if it were born into the cgroup.
-		facts.Tasks = cg.JoinFiles()
+		facts.Tasks = place.JoinFiles()
 	}
-	if err := e.openCgroup(&bind, cg, facts.Tasks, late); err != nil {
+	if err := e.openCgroup(&bind, place, facts.Tasks, late); err != nil {
 		return nil, bind, err
 	}
 	if err := e.openNamespaces(&bind, &facts); err != nil {
@@ -193,27 +198,6 @@ func (e *execution) openNamespaces(bind *boot.Bind, facts *boot.ExecFacts) error
 func sameFile(f *os.File, path string) bool {
 	var a, b unix.Stat_t
 	return unix.Fstat(int(f.Fd()), &a) == nil && unix.Stat(path, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
-}
-
-// openCgroup opens the files by which the child joins the cgroup, and unless it joins late also the directory that it is born into.
-func (e *execution) openCgroup(bind *boot.Bind, cg *cgroup.Cgroup, tasks []string, late bool) error {
-	for _, file := range tasks {
-		f, err := os.OpenFile(file, os.O_WRONLY, 0)
-		if err != nil {
-			return fmt.Errorf("open cgroup: %w", err)
-		}
-		e.files = append(e.files, f)
-		bind.Slots[file] = int(f.Fd())
-	}
-	if dir := cg.UnifiedDir(); dir != "" && !late {
-		f, err := os.Open(dir)
-		if err != nil {
-			return fmt.Errorf("open cgroup: %w", err)
-		}
-		e.files = append(e.files, f)
-		bind.Cgroup = int(f.Fd())
-	}
-	return nil
 }
 
 // follow answers the child until its program runs.

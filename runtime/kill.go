@@ -153,7 +153,7 @@ func (c *Container) delete(ctx context.Context, force bool) error {
 	if err := detachRoot(c.state.Bundle, c.state.RootMount); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(c.dir); err != nil {
+	if err := removeDir(c.dir); err != nil {
 		return err
 	}
 	c.poststop(ctx)
@@ -170,4 +170,14 @@ func (c *Container) waitStopped(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// removeDir removes a container's directory, in which another command that wants the container may just make the file for its lock.
+func removeDir(dir string) (err error) {
+	for range 100 {
+		if err = os.RemoveAll(dir); !errors.Is(err, unix.ENOTEMPTY) {
+			break
+		}
+	}
+	return err
 }

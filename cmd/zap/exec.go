@@ -46,7 +46,7 @@ func (f *execFlags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.noNewPrivs, "no-new-privs", false, "set no_new_privs")
 	fs.StringArrayVarP(&f.caps, "cap", "c", nil, "capability to add; may be given again")
 	fs.IntVar(&f.preserveFDs, "preserve-fds", 0, "number of descriptors from 3 on to pass to the process")
-	fs.StringArrayVar(&f.cgroup, "cgroup", nil, "run in a cgroup below the container's (not supported yet)")
+	fs.StringArrayVar(&f.cgroup, "cgroup", nil, "[CONTROLLER[,...]:]PATH of a cgroup below the container's to run in; may be given again")
 	fs.BoolVar(&f.ignorePaused, "ignore-paused", false, "run in a paused container too")
 }
 
@@ -114,10 +114,10 @@ func (f *execFlags) options(base *specs.Process, argv []string) (runtime.ExecOpt
 		ConsoleSocket: f.consoleSocket, PidfdSocket: f.pidfdSocket, PidFile: f.pidFile, PreserveFDs: f.preserveFDs,
 		IgnorePaused: f.ignorePaused, Document: "command line",
 	}
-	if len(f.cgroup) > 0 {
-		return o, errors.New("flag --cgroup: not supported yet")
-	}
 	err := checkDescriptors(0, f.preserveFDs)
+	if err == nil {
+		o.Cgroups, err = subCgroups(f.cgroup)
+	}
 	if err != nil {
 		return o, err
 	}

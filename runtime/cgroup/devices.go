@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -57,7 +58,7 @@ func deviceAccess(r specs.LinuxDeviceCgroup) string {
 	if r.Access == "" {
 		return "rwm"
 	}
-	return r.Access
+	return strings.ReplaceAll(r.Access, "a", "") // which stands for the type in some specifications, and means nothing
 }
 
 // applyDeviceLists writes the device rules in their order, each file opened once, and lets the devices through that every
