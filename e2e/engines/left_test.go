@@ -35,7 +35,7 @@ func leftovers() []string {
 	records, _ := filepath.Glob("/var/lib/zap/*")
 	shims, _ := filepath.Glob("/run/containerd/runc/*/*")
 	for _, path := range slices.Concat(groups, more, records, shims) {
-		if filepath.Base(path) != "conmon" {
+		if name := filepath.Base(path); name != "conmon" && name != ".criu" { // what CRIU knows of the kernel is kept
 			left = append(left, path)
 		}
 	}
