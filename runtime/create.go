@@ -172,6 +172,7 @@ func (c *creation) start(gate boot.Gate) error {
 	}
 	c.closers = append(c.closers, func() { c.child.Close() })
 	c.options.Trace.Mark("clone the first process")
+	c.runtime.begun(c.id, program, c.child.Pid)
 	status := specs.StateCreating
 	if gate == boot.GateWord && !facts.Hooks && !hasStartHooks(c.bundle.Spec) {
 		status = specs.StateRunning // as it will be when the child gets its word, unless nothing is left of it
@@ -293,6 +294,7 @@ func (c *creation) follow(gate boot.Gate) error {
 			}
 			return nil
 		case boot.MarkCreated:
+			c.runtime.log.Debug(stageInit, "container", c.id)
 			ready = true
 			if err := c.checkUsers(); err != nil {
 				return err
@@ -307,6 +309,7 @@ func (c *creation) follow(gate boot.Gate) error {
 			if err := c.allow(); err != nil {
 				return err
 			}
+			c.runtime.log.Debug(stageRuns, "container", c.id)
 		case boot.MarkConsole:
 			if err := giveConsole(event.File, c.options.Console, c.options.ConsoleSocket); err != nil {
 				return err

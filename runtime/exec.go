@@ -97,10 +97,15 @@ func (e *execution) begin(ctx context.Context) (*boot.Child, error) {
 		return nil, err
 	}
 	defer child.Close()
+	c := e.container
+	c.runtime.begun(c.ID(), program, child.Pid)
+	c.runtime.bound(c.ID(), e.options.Process)
 	if err := e.follow(ctx, child); err != nil {
 		_ = child.Kill() // it may have ended by itself
 		return nil, err
 	}
+	c.runtime.log.Debug(stageInit, "container", c.ID())
+	c.runtime.log.Debug(stageExecRuns, "container", c.ID(), "pid", child.Pid)
 	return child, nil
 }
 

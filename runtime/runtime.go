@@ -27,8 +27,11 @@ var (
 	ErrNotRunning = errors.New("container not running")
 )
 
-// New returns the runtime whose containers are in directory root, which Create makes when it is missing.
+// New returns the runtime whose containers are in directory root, which Create makes when it is missing. A nil log is none.
 func New(root string, log *slog.Logger) *Runtime {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	if abs, err := filepath.Abs(root); err == nil {
 		root = abs
 	}

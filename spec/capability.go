@@ -54,3 +54,6 @@ func UnknownCapabilities(c *specs.LinuxCapabilities) []string {
 	slices.Sort(out)
 	return slices.Compact(out)
 }
+
+// Capabilities returns the names of all capabilities that zap knows, by their number.
+func Capabilities() []string { return slices.Clone(capabilities) }

@@ -301,3 +301,42 @@ func TestKillAllOfStopped(t *testing.T) {
 		t.Errorf("start: exit code %d, %s", code, errs)
 	}
 }
+
+// TestDebugStages follows a start in the log, by the names that runc's log has for its stages.
+func TestDebugStages(t *testing.T) {
+	l := newOCILab(t)
+	l.program("sleep 1000")
+	stages := func(want []string, args ...string) {
+		t.Helper()
+		for _, format := range []string{"text", "json"} {
+			log := filepath.Join(t.TempDir(), "log")
+			cmd := l.command(append([]string{"--debug", "--log", log, "--log-format", format}, args...)...)
+			if err := cmd.Run(); err != nil {
+				t.Fatalf("zap %v: %v", args, err)
+			}
+			text, err := os.ReadFile(log)
+			rest := string(text)
+			level := map[string]string{"text": "level=debug", "json": `"level":"debug"`}[format]
+			for _, stage := range want {
+				before, after, found := strings.Cut(rest, stage)
+				if !found || !strings.Contains(before, level) {
+					t.Errorf("zap %v: no %q in its place in the log, %v:\n%s", args, stage, err, text)
+				}
+				rest = after
+			}
+			if args[0] == "run" {
+				l.must("delete", "--force", "one")
+			}
+		}
+	}
+	t.Cleanup(func() { _ = l.command("delete", "--force", "one").Run() })
+	stages([]string{"nsexec container setup", "child process in init()", "init: closing the pipe to signal completion"}, "run", "-d", "one")
+	if err := l.command("run", "-d", "one").Run(); err != nil {
+		t.Fatal(err)
+	}
+	process := filepath.Join(t.TempDir(), "process.json")
+	if err := os.WriteFile(process, []byte(`{"args":["true"],"env":["PATH=/bin"],"cwd":"/","execCPUAffinity":{"initial":"0"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	stages([]string{"nsexec container setup", "nsexec: affinity: 0x1", "child process in init()", "setns_init: about to exec"}, "exec", "-p", process, "one")
+}

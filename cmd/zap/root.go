@@ -47,6 +47,7 @@ var verbs = []verb{
 	{"checkpoint", newCheckpointCommand},
 	{"restore", newRestoreCommand},
 	{"list", newListCommand},
+	{"features", newFeaturesCommand},
 	{"ps", newPsCommand},
 	{"pause", newPauseCommand},
 	{"resume", newResumeCommand},

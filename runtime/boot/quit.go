@@ -19,7 +19,7 @@ var namesSignal = &names{exact: true, list: []name{
 // signalAction is the kernel's struct sigaction.
 type signalAction struct {
 	handler, flags, restorer uintptr
-	mask                     uint64
+	_                        uint64 // its mask: nothing is blocked while it runs
 }
 
 // quitOnSignals lets the child end when it gets a signal that asks for that. The first process of a pid namespace is deaf to all that it
