@@ -62,6 +62,11 @@ func TestHooks(t *testing.T) {
 	if err := c.Start(l.ctx); err != nil {
 		t.Fatal(err)
 	}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if text, err := os.ReadFile(filepath.Join(dir, "program")); err == nil && len(text) > 0 {
+			break // the program has written all that it writes
+		}
+	}
 	l.remove(c)
 	if got, want := read(t, dir, "order"), "prestart\ncreateRuntime\ncreateContainer\nstartContainer\npoststart\npoststop\n"; got != want {
 		t.Errorf("hooks %q, want %q", got, want)
