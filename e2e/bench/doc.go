@@ -1,6 +1,6 @@
 // Package bench is a program that compares zap with what a user would do by hand today, in one interleaved run: a redis of
-// several sizes is moved between two hosts by `zap migrate` and by runc, CRIU and tar (byhand.sh), and `zap run /bin/true` is
-// started against runc and crun. It prints a table and writes it as Markdown. The hosts are those of package e2e.
+// several sizes is moved between two hosts by `zap migrate` and by runc, CRIU and tar (byhand.sh), and containers are
+// started and entered by zap, crun and runc. It prints a table and writes it as Markdown. The hosts are those of package e2e.
 //
 //	bench [-o FILE]
 //

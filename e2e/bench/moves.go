@@ -35,10 +35,13 @@ type move struct {
 
 // sizeResult is what moving redises of one size has cost.
 type sizeResult struct {
-	mb          int
-	zap, byhand []move
-	missing     string // why there is nothing
+	mb                int
+	zap, stop, byhand []move // stop: zap with --mode stop, where that is not what it does anyway
+	missing           string // why there is nothing
 }
+
+// preFrom is from which size on zap sends memory ahead; it is measured without that, too.
+const preFrom = 64
 
 // benchMoves measures all sizes, each in a lab of its own, and hands on what it has found.
 func benchMoves(t testing.TB, s settings, found func(sizeResult)) {
@@ -87,9 +90,15 @@ func benchSize(t testing.TB, s settings, mb int) sizeResult {
 				if mb >= 1024 {
 					rate = zerosBetween(t, from, to, int64(mb)<<20)
 				}
-				z := c.moveZap(from, to)
-				z.zeros = rate
-				r.zap = append(r.zap, z)
+				if mb < preFrom {
+					r.zap = append(r.zap, c.moveZap(from, to))
+				} else { // there and back
+					r.zap = append(r.zap, c.moveZap(alpha, beta))
+					z := c.moveZap(beta, alpha, "--mode", "stop")
+					z.zeros = rate
+					r.stop = append(r.stop, z)
+				}
+				z := r.zap[len(r.zap)-1]
 				fmt.Fprintf(os.Stderr, "   zap: reply %5.1f ms, pause %5.1f ms, total %5.0f ms", ms(z.worst), z.pause, ms(z.total))
 			}
 			h := c.moveByhand(from, to)
@@ -161,7 +170,7 @@ func (c *contest) watch(p e2e.Pod, f func()) time.Duration {
 }
 
 // moveZap moves zap's pod.
-func (c *contest) moveZap(from, to *e2e.Host) (m move) {
+func (c *contest) moveZap(from, to *e2e.Host, flags ...string) (m move) {
 	c.t.Helper()
 	watched := map[string]int{}
 	for _, h := range []*e2e.Host{from, to} {
@@ -176,7 +185,7 @@ func (c *contest) moveZap(from, to *e2e.Host) (m move) {
 	m.worst = c.watch(c.zap, func() {
 		c.meter.beginZap(from, to, c.zap.Name, watched)
 		begin := time.Now()
-		moving := from.StartMove(c.t, c.zap.Name, to, e2e.MoveOptions{})
+		moving := from.StartMove(c.t, c.zap.Name, to, e2e.MoveOptions{Args: flags})
 		c.meter.sampler.join <- watch{"zap migrate", moving.Pid}
 		r := moving.Wait()
 		m.total = time.Since(begin)
