@@ -22,6 +22,9 @@ func openTarget(root *os.File, destination string, file bool) (*os.File, error) 
 	if err != nil {
 		return nil, err
 	}
+	if t.done == "" {
+		return nil, errors.Join(fmt.Errorf("%q is on the top of rootfs", destination), unix.Close(fd))
+	}
 	target := os.NewFile(uintptr(fd), destination)
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil {

@@ -173,6 +173,7 @@ func (c *compiler) begin() {
 	}
 	c.on("set umask", "")
 	c.do(unix.SYS_UMASK, symbol(0, namesMode))
+	c.openProc()
 }
 
 // joinCgroup makes the process a member of its cgroup. A single-threaded process that writes 0 into a `tasks` file is moved
@@ -222,14 +223,6 @@ func sysctlPath(name string) string {
 		return r
 	}
 	return strings.Map(swap, name)
-}
-
-// writeFile writes a short text into a file of the host.
-func (b *builder) writeFile(path, content string) last {
-	b.do(unix.SYS_OPENAT, cwd(), text(path), symbol(unix.O_WRONLY|unix.O_CLOEXEC, namesOpen)).into("file")
-	written := b.do(unix.SYS_WRITE, b.reg("file"), text(content), number(len(content)))
-	b.close("file")
-	return written
 }
 
 // close closes the descriptor in a register.

@@ -194,7 +194,7 @@ func (c *compiler) timeOffsets(fresh uint64) {
 		c.writeFile("/proc/self/timens_offsets", lines.String())
 	}
 	c.on("enter time namespace", "linux.namespaces")
-	c.do(unix.SYS_OPENAT, cwd(), text("/proc/self/ns/time_for_children"), symbol(unix.O_CLOEXEC, namesOpen)).into("file")
+	c.inProc("/proc/self/ns/time_for_children", unix.O_RDONLY, 0)
 	c.do(unix.SYS_SETNS, c.reg("file"), symbol(unix.CLONE_NEWTIME, namesClone))
 	c.close("file")
 }
