@@ -14,10 +14,10 @@ import (
 const mostLinks = 40
 
 // openTarget opens a path in a container whose root file system is given, to mount on it, and makes what is missing: directories, and a
-// file in the end if that is wanted. Symbolic links are followed inside the root, also those that lead to what is not there yet. Each step
+// file in the end if that is wanted; never in proc or on the root itself. Symbolic links are followed inside the root, also those that lead to what is not there yet. Each step
 // is made on a descriptor of a directory inside the root, which no exchange of names meanwhile leads out of it.
 func openTarget(root *os.File, destination string, file bool) (*os.File, error) {
-	t := &targetWalk{root: int(root.Fd()), file: file, rest: parts(destination)}
+	t := &targetWalk{destination: destination, root: int(root.Fd()), file: file, rest: parts(destination)}
 	fd, err := t.walk()
 	if err != nil {
 		return nil, err
@@ -25,19 +25,13 @@ func openTarget(root *os.File, destination string, file bool) (*os.File, error) 
 	if t.done == "" {
 		return nil, errors.Join(fmt.Errorf("%q is on the top of rootfs", destination), unix.Close(fd))
 	}
-	target := os.NewFile(uintptr(fd), destination)
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
-		return nil, errors.Join(fmt.Errorf("fstatfs: %w", err), target.Close())
-	}
-	if st.Type == unix.PROC_SUPER_MAGIC {
-		return nil, errors.Join(fmt.Errorf("%q cannot be mounted because it is inside /proc", destination), target.Close())
-	}
-	return target, nil
+	return os.NewFile(uintptr(fd), destination), nil
 }
 
 // targetWalk is the way to a mountpoint.
 type targetWalk struct {
+	destination string
+
 	root  int
 	file  bool
 	done  string   // the path from the root to here, without symbolic links; empty for the root
@@ -96,6 +90,13 @@ func (t *targetWalk) step(part string) error {
 		return err
 	}
 	defer unix.Close(fd)
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return fmt.Errorf("fstatfs %s: %w", part, err)
+	}
+	if fs.Type == unix.PROC_SUPER_MAGIC {
+		return fmt.Errorf("%q cannot be mounted because it is inside /proc", t.destination)
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("fstat %s: %w", part, err)

@@ -142,6 +142,7 @@ type compiler struct {
 	mount   int         // index of the mount that is being compiled
 	mnt     string      // register of that mount
 	late    []lateMount // what becomes read-only at the end
+	anchors []string    // proc and sys, if they are mounts
 	digits  *[5]byte    // where the mode of a tmpfs is found at run time
 	toRoot  *rights     // sends the root file system
 	answer  *rights     // what the parent answers with

@@ -56,7 +56,7 @@ func (c *compiler) labels() {
 
 // openAttribute opens a file below /proc/self/attr, proc_pid_attr(5).
 func (c *compiler) openAttribute(name string) last {
-	return c.do(unix.SYS_OPENAT, cwd(), text("/proc/self/attr/"+name), symbol(unix.O_WRONLY|unix.O_CLOEXEC, namesOpen)).into("attribute")
+	return c.inProc("/proc/self/attr/"+name, unix.O_WRONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS).into("attribute")
 }
 
 // writeAttribute writes and closes it.

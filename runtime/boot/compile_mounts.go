@@ -124,6 +124,7 @@ func (c *compiler) mountNew(m specs.Mount, o mountOptions) {
 	if m.Type == "proc" {
 		c.keepEmpty()
 	}
+	c.anchor(m.Destination)
 	if m.Type == "tmpfs" && o.readonly() {
 		c.mnt = index("mount", c.mount)
 	}
@@ -235,11 +236,12 @@ func (c *compiler) bind(m specs.Mount, o mountOptions) {
 	if c.facts.Files[m.Source] {
 		kind = targetFile
 	}
+	c.anchor(m.Destination)
 	c.source(&m, source, o)
 	if inside(m.Destination) == "proc" {
 		c.onlyProc()
 	}
-	c.attributesOf("mount", o)
+	c.attributesOf(c.mnt, o)
 	c.target(m.Destination, kind, nil)
 	c.attach(o)
 }
@@ -258,12 +260,40 @@ func (c *compiler) attach(o mountOptions) {
 	c.move()
 	c.propagate(c.mnt, o.propagation)
 	c.close("target")
-	if c.mnt == plainMount {
+	switch {
+	case c.mnt == plainMount:
 		c.close(c.mnt)
-		return
+	case !strings.HasPrefix(c.mnt, anchored):
+		c.late = append(c.late, lateMount{c.mnt, c.mount})
 	}
-	c.late = append(c.late, lateMount{c.mnt, c.mount})
 	c.mnt = plainMount
+}
+
+// anchored begins the register of the mount on /proc or /sys.
+const anchored = "mount on /"
+
+// anchor has the next mount stay open if it goes on /proc or /sys. What is masked and made read-only in them is found from the mount: its
+// name in an image that others can change may be another file's by then (CVE-2023-27561).
+func (c *compiler) anchor(destination string) {
+	if clean := inside(destination); clean == "proc" || clean == "sys" {
+		c.mnt = anchored + clean
+		if !slices.Contains(c.anchors, clean) {
+			c.anchors = append(c.anchors, clean)
+		}
+	}
+}
+
+// find opens a path of the container as register target, from the mount that is anchored above it or from the root.
+func (c *compiler) find(p string) last {
+	clean := inside(p)
+	for _, a := range c.anchors {
+		rest, below := strings.CutPrefix(clean, a)
+		if below && (rest == "" || rest[0] == '/') {
+			how := &unix.OpenHow{Flags: flagsPath, Resolve: insideOnly}
+			return c.do(unix.SYS_OPENAT2, c.reg(anchored+a), text(inside(rest)), memory(how, showHow), number(unix.SizeofOpenHow)).into("target")
+		}
+	}
+	return c.inRoot("target", clean, flagsPath)
 }
 
 // plainMount is the register of a mount that is complete when it is attached.

@@ -30,7 +30,7 @@ func (c *compiler) hide() {
 // readonlyPath covers a path, if it is there, with a read-only clone of itself and of what is mounted below.
 func (c *compiler) readonlyPath(p string) {
 	absent := new(label)
-	c.inRoot("target", inside(p), flagsPath).ignore(unix.ENOENT, unix.ENOTDIR).otherwise(absent)
+	c.find(p).ignore(unix.ENOENT, unix.ENOTDIR).otherwise(absent)
 	c.do(unix.SYS_OPEN_TREE, c.reg("target"), text(""),
 		symbol(unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLOEXEC, namesOpenTree)).into("mount")
 	c.setattr("mount", unix.AT_RECURSIVE, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
@@ -57,7 +57,7 @@ func (c *compiler) mask() {
 		masked[inside(p)] = true
 		absent, file, done := new(label), new(label), new(label)
 		c.on("mask "+p, index("linux.maskedPaths", i))
-		c.inRoot("target", inside(p), flagsPath).ignore(unix.ENOENT, unix.ENOTDIR).otherwise(absent)
+		c.find(p).ignore(unix.ENOENT, unix.ENOTDIR).otherwise(absent)
 		c.do(unix.SYS_FSTAT, c.reg("target"), memory(st, showStat))
 		expect(&c.builder, &st.Mode, &directory, &kind, showMode).ignore(unix.EXDEV).otherwise(file)
 		c.emptyDirectory()
