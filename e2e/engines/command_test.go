@@ -38,6 +38,7 @@ func runWith(input string, args ...string) result {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
 	cmd.Env = append(os.Environ(), "TMPDIR=/var/tmp")
+	cmd.Dir = "/run" // conmon leaves a file there when the kernel kills for want of memory
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	r := result{args: args, Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}

@@ -32,9 +32,10 @@ func leftovers() []string {
 	}
 	groups, _ := filepath.Glob("/sys/fs/cgroup/*/libpod_parent/*/")
 	more, _ := filepath.Glob("/sys/fs/cgroup/libpod_parent/*/")
+	theirs, _ := filepath.Glob("/sys/fs/cgroup/*/default/*/")
 	records, _ := filepath.Glob("/var/lib/zap/*")
 	shims, _ := filepath.Glob("/run/containerd/runc/*/*")
-	for _, path := range slices.Concat(groups, more, records, shims) {
+	for _, path := range slices.Concat(groups, more, theirs, records, shims) {
 		if name := filepath.Base(path); name != "conmon" && name != ".criu" { // what CRIU knows of the kernel is kept
 			left = append(left, path)
 		}

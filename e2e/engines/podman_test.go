@@ -33,9 +33,6 @@ var podmanSettings = sync.OnceValue(func() (err error) {
 	if err := os.WriteFile(dropIn, []byte(r.Stdout), 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Dir(dropIn)+"/99-seccomp.conf", []byte("[containers]\nseccomp_profile = \"unconfined\"\n"), 0o644); err != nil {
-		return err
-	}
 	tar, err := busyboxTar()
 	if err != nil {
 		return err

@@ -71,7 +71,7 @@ func (s *screen) read() {
 	for {
 		n, err := s.master.Read(buf)
 		s.mu.Lock()
-		s.text.Write(buf[:n])
+		s.text.WriteString(strings.ReplaceAll(string(buf[:n]), "\r\r", "\r")) // ctr has both terminals write a carriage return
 		s.mu.Unlock()
 		if err != nil {
 			return
