@@ -390,7 +390,7 @@ func (e *Env) fork(binary string, args []string, files []*os.File, output *os.Fi
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(dir.Fd())
 	}
 	var limits *limitsListener
-	if e.Dumps && needsLimits() && !seccomped(e.Tree) {
+	if e.Dumps && LacksLimits() && !seccomped(e.Tree) {
 		if limits, err = installLimits(runtime.GOARCH); err != nil {
 			return nil, err
 		}

@@ -40,8 +40,9 @@ const (
 // auditArch is AUDIT_ARCH_* of this build; empty where the filter is not written for it.
 var auditArch = map[string]uint32{"amd64": 0xc000003e, "arm64": 0xc00000b7}
 
-// needsLimits says whether this process may not ask for other users' limits.
-func needsLimits() bool {
+// LacksLimits says whether this process, and so CRIU, may not ask for the
+// limits of other users' processes.
+func LacksLimits() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if unix.Capget(&header, &data[0]) != nil {

@@ -182,6 +182,9 @@ func (s *Source) blockers(plan error) error {
 	if plan != nil {
 		s.block(spec.BlockMount, plan.Error(), "")
 	}
+	if l := s.offer.Bundle.Spec.Linux; l != nil {
+		found = append(found, preflight.Supervised(s.Pod.ID(), l.Seccomp)...)
+	}
 	s.found = append(found, s.found...)
 	return nil
 }

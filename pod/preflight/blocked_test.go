@@ -166,6 +166,10 @@ var blockedProcesses = []blocked{
 	{kind: "nested-time", want: []string{"namespace process N (init): it has namespaces of its own: time"}},
 	{kind: "nested-cgroup", want: []string{"namespace process N (init): it has namespaces of its own: cgroup"}},
 	{kind: "time-for-children", want: []string{"namespace process 1 (init): it has namespaces of its own: time (for children)"}},
+	{kind: "filtered-user", want: []string{
+		"limits process N (init): it belongs to another user, process 1 (init) has a seccomp filter, and root lacks CAP_SYS_RESOURCE here: " +
+			"CRIU can't read its limits",
+	}},
 	{kind: "half-dead", want: []string{"process process N (init): its first thread has ended while others run"}},
 	{kind: "pidfd-thread", want: []string{"pidfd process 1 (init), descriptor 3: CRIU can't save the pidfd of a thread"}},
 	{

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zap-migrate/zap/criu"
 )
 
 // processKinds are about processes, and what they get from outside.
@@ -45,6 +47,17 @@ var processKinds = map[string]func() error{
 			}
 		}
 		return nil
+	},
+	"filtered": filtered,
+	"filtered-user": func() error {
+		if !criu.LacksLimits() {
+			return skip("a lack of CAP_SYS_RESOURCE", unix.ENOSYS)
+		}
+		if err := filtered(); err != nil {
+			return err
+		}
+		_, err := spawn("idle", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}})
+		return err
 	},
 	"many": func() error {
 		for range 30 {
@@ -159,5 +172,14 @@ func handOver(fds ...int) error {
 	for _, fd := range fds {
 		err = errors.Join(err, unix.Close(fd))
 	}
+	return err
+}
+
+// filtered puts a seccomp filter on all threads that lets everything through.
+func filtered() error {
+	const allThreads = 1 // SECCOMP_FILTER_FLAG_TSYNC
+	filter := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}}
+	prog := unix.SockFprog{Len: 1, Filter: &filter[0]}
+	_, err := raw("seccomp", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, allThreads, pointer(&prog))
 	return err
 }

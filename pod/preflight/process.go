@@ -21,6 +21,8 @@ type process struct {
 	// session's leader can't be seen.
 	pids, sessions []int
 	threads        int
+	filtered       bool              // it has a seccomp filter
+	users, groups  []int             // real, effective, saved and of the file system, on the host
 	namespaces     map[string]string // by the names in /proc/PID/ns
 
 	dir    int // /proc/PID
@@ -32,6 +34,16 @@ func (p *process) String() string { return fmt.Sprintf("process %d (%s)", p.inne
 
 // setLevel says how many pid namespaces down the pod's is: the host's is 0.
 func (p *process) setLevel(level int) { p.inner = p.pids[min(level, len(p.pids)-1)] }
+
+// ownedBy says whether all ids of the process are these, of which prlimit(2) looks at the first three.
+func (p *process) ownedBy(uid, gid int) bool {
+	for i := range min(len(p.users), len(p.groups), 3) {
+		if p.users[i] != uid || p.groups[i] != gid {
+			return false
+		}
+	}
+	return true
+}
 
 // sessionOutside says whether the leader of the process's session is not in the pid namespace of this level.
 func (p *process) sessionOutside(level int) bool {
@@ -102,6 +114,12 @@ func (p *process) parseStatus(text string) error {
 			p.tracer, err = strconv.Atoi(value)
 		case "Threads":
 			p.threads, err = strconv.Atoi(value)
+		case "Seccomp":
+			p.filtered = value != "0"
+		case "Uid":
+			p.users, err = integers(value)
+		case "Gid":
+			p.groups, err = integers(value)
 		case "NSpid":
 			p.pids, err = integers(value)
 		case "NSsid":

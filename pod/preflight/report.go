@@ -24,6 +24,7 @@ const (
 	BlockSecretMem  = "secret-memory"    //
 	BlockPidfd      = "pidfd"            // of a thread, or of a process outside
 	BlockSeccomp    = "seccomp-listener" //
+	BlockLimits     = "limits"           // of resources, that CRIU may not read
 	BlockDevice     = "device"           // an open or mapped device
 	BlockSocket     = "socket"           // a kind or state of socket that CRIU refuses
 	BlockUnix       = "unix-socket"      // mostly: its other end is outside

@@ -163,6 +163,7 @@ func (s *scan) look() error {
 			}
 		}
 	}
+	s.judgeFilters()
 	s.lookAtQueues()
 	s.judgeTerminals()
 	if err := s.judgeUnixSockets(); err != nil {

@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"fmt"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -47,6 +48,11 @@ func Compile(s *specs.LinuxSeccomp, goarch string) (*Filter, error) {
 // Wanted says whether a section asks for a filter.
 func Wanted(s *specs.LinuxSeccomp) bool {
 	return s != nil && (s.DefaultAction != "" || len(s.Syscalls) > 0)
+}
+
+// Notifies says whether a section has a rule that hands system calls to a supervisor.
+func Notifies(s *specs.LinuxSeccomp) bool {
+	return s != nil && slices.ContainsFunc(s.Syscalls, func(r specs.LinuxSyscall) bool { return r.Action == specs.ActNotify })
 }
 
 // flagTsync is understood and does nothing, as in runc: a filter is installed by a process of one thread.
