@@ -31,6 +31,8 @@ type CreateOptions struct {
 	PidFile string
 	// PreserveFDs is the number of descriptors from 3 on that the process inherits.
 	PreserveFDs int
+	// SystemdCgroup has systemd make the cgroup, in the unit that linux.cgroupsPath names as "slice:prefix:name".
+	SystemdCgroup bool
 	// NoPivot and NoNewKeyring are as in boot.Facts.
 	NoPivot, NoNewKeyring bool
 	// Extra is stored as State.Pod.
@@ -50,6 +52,7 @@ type creation struct {
 	dir     string
 	fresh   bool // the directory was made here
 	cgroup  *cgroup.Cgroup
+	unit    *cgroup.Unit // systemd's, when that made the cgroup
 	state   *State
 	child   *boot.Child
 	closers []func()
@@ -266,6 +269,9 @@ func (c *creation) record(status specs.ContainerState) error {
 		Bundle: c.bundle, CgroupPath: c.cgroup.Path(), Cgroups: c.cgroup.Paths(), Annotations: c.bundle.Spec.Annotations,
 		Owner: owner(), Pod: c.options.Extra, NoNewKeyring: c.options.NoNewKeyring,
 	}
+	if c.unit != nil {
+		c.state.SystemdUnit = c.unit.Name
+	}
 	for i, f := range []*os.File{c.options.Stdin, c.options.Stdout, c.options.Stderr} {
 		fd := i
 		if f != nil {
@@ -353,6 +359,9 @@ func (c *creation) undo() error {
 	var errs []error
 	if c.child != nil {
 		_ = c.child.Kill() // it may have ended by itself
+	}
+	if c.unit != nil {
+		errs = append(errs, c.unit.Stop(ctx))
 	}
 	if c.cgroup != nil {
 		errs = append(errs, c.cgroup.Kill(ctx), c.cgroup.Delete(ctx))

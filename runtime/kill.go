@@ -145,6 +145,7 @@ func (c *Container) delete(ctx context.Context, force bool) error {
 	if err := c.waitStopped(ctx); err != nil {
 		return err
 	}
+	c.stopUnit(ctx)
 	if cg != nil {
 		if err := cg.Delete(ctx); err != nil {
 			return err

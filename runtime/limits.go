@@ -13,6 +13,9 @@ func (c *creation) makeCgroup() (err error) {
 	for _, field := range cgroup.Ignored(res) {
 		c.runtime.log.Warn("ignore limit of kernel memory: kernels have none", "field", "linux.resources."+field)
 	}
+	if c.options.SystemdCgroup {
+		return c.makeScope()
+	}
 	c.cgroup, err = cgroup.Create(cgroupPath(c.id, c.bundle), res)
 	return err
 }

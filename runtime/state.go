@@ -41,6 +41,8 @@ type State struct {
 	// CgroupPath is the cgroup's path from the hierarchies' mount points on, Cgroups its directories by controller.
 	CgroupPath string            `json:"cgroupPath"`
 	Cgroups    map[string]string `json:"cgroups,omitempty"`
+	// SystemdUnit is systemd's unit for the cgroup, when systemd made it.
+	SystemdUnit string `json:"systemdUnit,omitempty"`
 	// Stdio is what descriptors 0 to 2 were when the container was created, as readlink on /proc/self/fd shows: "pipe:[123]".
 	Stdio [3]string `json:"stdio"`
 	// Annotations are the specification's.

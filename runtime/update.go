@@ -24,13 +24,13 @@ type Limits struct {
 // Limit changes the limits of a container that has not stopped, and writes down what they are now: they travel with it. When one can't be
 // set those that were set before it are taken back.
 func (c *Container) Limit(ctx context.Context, l Limits) error {
-	if err := c.locked(ctx, func() error { return c.limit(l) }); err != nil {
+	if err := c.locked(ctx, func() error { return c.limit(ctx, l) }); err != nil {
 		return fmt.Errorf("update container %s: %w", c.ID(), err)
 	}
 	return nil
 }
 
-func (c *Container) limit(l Limits) error {
+func (c *Container) limit(ctx context.Context, l Limits) error {
 	if c.Status() == specs.StateStopped {
 		return ErrNotRunning
 	}
@@ -54,7 +54,13 @@ func (c *Container) limit(l Limits) error {
 		c.runtime.log.Warn("ignore limit of kernel memory: kernels have none", "field", field)
 	}
 	after := mergeLimits(linux.Resources, change)
-	err = cg.SetFrom(completeLimits(change, after), l.Document)
+	complete := completeLimits(change, after)
+	if c.state.SystemdUnit != "" {
+		if complete, err = (cgroup.Unit{Name: c.state.SystemdUnit}).Set(ctx, complete); err != nil {
+			return err
+		}
+	}
+	err = cg.SetFrom(complete, l.Document)
 	if err == nil {
 		err = schemas.write()
 	}

@@ -105,6 +105,7 @@ The program gets the standard streams of this command, or a terminal whose maste
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			b, o, err := f.options()
+			o.SystemdCgroup = g.systemdCgroup
 			if err != nil {
 				return fmt.Errorf("create container %s: %w", args[0], err)
 			}

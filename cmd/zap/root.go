@@ -102,7 +102,7 @@ func newRootCommand(g *globals, args []string) *cobra.Command {
 	f.StringVar(&g.logPath, "log", "", "file to log to (default: standard error)")
 	f.StringVar(&g.logFormat, "log-format", "text", "format of the log: text or json")
 	f.BoolVar(&g.debug, "debug", false, "log more")
-	f.BoolVar(&g.systemdCgroup, "systemd-cgroup", false, "ask systemd for cgroups (accepted; cgroupfs is used)")
+	f.BoolVar(&g.systemdCgroup, "systemd-cgroup", false, "have systemd make cgroups: linux.cgroupsPath is SLICE:PREFIX:NAME")
 	f.StringVar(&g.rootless, "rootless", "auto", "ignore cgroup permission errors: true, false or auto (accepted)")
 	f.String("criu", "", "accepted: zap finds CRIU by itself, see zap check")
 	_ = f.MarkHidden("criu") // of a flag that is there

@@ -48,6 +48,7 @@ type runFlags struct {
 // run makes the container and runs its program.
 func (r *runFlags) run(ctx context.Context, g *globals, id string) error {
 	b, o, err := r.options()
+	o.SystemdCgroup = g.systemdCgroup
 	if r.trace {
 		o.Trace = runtime.NewTrace(began)
 		o.Trace.Mark("read flags, load config.json")
