@@ -23,6 +23,9 @@ type plan struct {
 const (
 	// maxSpans bounds one plan, which has to fit into a frame. What lies in further mappings goes over with the dump.
 	maxSpans = 16 << 10
+	// maxReserved bounds the address spaces of all plans, in pages: some programs map terabytes that they never touch. It is below what a
+	// target takes (Limits), and what lies beyond goes over with the dump.
+	maxReserved = (512 << 30) / 4096
 	// roundMark is the size of one entry at the end of a frame of pages: u32 image, u64 address, u32 pages (big endian).
 	roundMark = 16
 	maxPieces = 1024 // of one system call, IOV_MAX
@@ -59,17 +62,18 @@ type Rounds struct {
 	// Tracked says that the kernel can tell what a process has written to (soft-dirty bits). A later round looks at nothing else then.
 	Tracked bool
 
-	conn    *stream.Conn
-	shadow  *Shadow
-	out     *stream.Writer
-	planned map[uint32][]span
-	now     Round
-	chunk   []byte // of a page map
-	window  []byte // for samples
-	pieces  []unix.RemoteIovec
-	size    int // of the pieces
-	payload []byte
-	marks   []byte
+	conn     *stream.Conn
+	shadow   *Shadow
+	out      *stream.Writer
+	planned  map[uint32][]span
+	reserved uint64 // pages of all of them
+	now      Round
+	chunk    []byte // of a page map
+	window   []byte // for samples
+	pieces   []unix.RemoteIovec
+	size     int // of the pieces
+	payload  []byte
+	marks    []byte
 
 	sampling bool  // nothing is sent
 	changed  int64 // pages of the sample
@@ -233,7 +237,9 @@ func (r *Rounds) begin(m *memory, image uint32) (*shadowImage, error) {
 	if err != nil || len(spans) == 0 {
 		return nil, nil
 	}
-	spans = spans[:min(len(spans), maxSpans)]
+	if spans = r.afford(spans); len(spans) == 0 {
+		return nil, nil
+	}
 	doc := plan{Image: image}
 	for _, s := range spans {
 		doc.Spans = append(doc.Spans, [2]int64{int64(s.from), int64(s.to)})
@@ -245,6 +251,19 @@ func (r *Rounds) begin(m *memory, image uint32) (*shadowImage, error) {
 	known := &shadowImage{seed: r.shadow.seed, chunks: map[uint64]*[chunkPages]uint64{}}
 	r.shadow.images[uint64(image)<<8|kindProcess] = known
 	return known, nil
+}
+
+// afford leaves out the mappings that are too many or too large.
+func (r *Rounds) afford(all []span) []span {
+	var some []span
+	for _, s := range all {
+		if len(some) == maxSpans || r.reserved+s.pages() > maxReserved {
+			continue
+		}
+		r.reserved += s.pages()
+		some = append(some, s)
+	}
+	return some
 }
 
 // span collects pages until a window is full.

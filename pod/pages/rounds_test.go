@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zap-migrate/zap/network/stream"
 	"github.com/zap-migrate/zap/pod/pages"
 )
@@ -110,6 +112,26 @@ func TestRoundsBeforeADump(t *testing.T) {
 
 // own is this process, whose memory can be read without privileges.
 func own() ([]pages.Process, error) { return []pages.Process{{PID: os.Getpid(), Image: 3}}, nil }
+
+// TestRoundsOfHugeMappings maps more than any plan may have.
+func TestRoundsOfHugeMappings(t *testing.T) {
+	for range 3 {
+		huge, err := unix.Mmap(-1, 0, 400<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+		if err != nil {
+			t.Skipf("can't map 400 GiB: %v", err)
+		}
+		defer unix.Munmap(huge)
+		huge[0] = 1
+	}
+	source, target := connPair(t)
+	var round pages.Round
+	shadow, err := ahead(t, t.Context(), source, target, tmpfsDir(t), &pages.Rounds{
+		Processes: own, Again: func(r pages.Round) (bool, error) { round = r; return false, nil },
+	})
+	if err != nil || shadow == nil || round.Sent == 0 {
+		t.Errorf("%+v, %v", round, err)
+	}
+}
 
 func TestRoundsEnd(t *testing.T) {
 	no := errors.New("not converging")
