@@ -6,8 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,36 +23,10 @@ func init() {
 	switch os.Getenv(attackVariable) {
 	case "":
 		return
-	case "list":
-		list()
 	case "exe":
 		stealBinary()
 	}
 	os.Exit(0)
-}
-
-// list prints the descriptors, the environment and the working directory of this process.
-func list() {
-	dir, err := unix.Open("/proc/self/fd", unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		fmt.Println("open:", err)
-		return
-	}
-	buf := make([]byte, 64<<10)
-	n, _ := unix.Getdents(dir, buf)
-	_, _, names := unix.ParseDirent(buf[:n], -1, nil)
-	slices.Sort(names)
-	for _, name := range names {
-		if name != strconv.Itoa(dir) {
-			link, _ := os.Readlink("/proc/self/fd/" + name)
-			fmt.Println("fd", name, link)
-		}
-	}
-	for _, v := range os.Environ() {
-		fmt.Println("env", v)
-	}
-	wd, err := os.Getwd()
-	fmt.Println("cwd", wd, err)
 }
 
 // stealBinary looks for processes that run another binary of this program than its own file, opens it and tries to write to it.
@@ -187,7 +159,10 @@ func (l *lab) try(b *spec.Bundle, change func() (stop func())) (string, error) {
 		stop = change()
 	}
 	c, err := l.runtime.Create(l.ctx, "try", b, CreateOptions{
-		Stdin: devNull(l.t), Stdout: input, Stderr: input, Console: func(master *os.File) error { return master.Close() },
+		Stdin: devNull(l.t), Stdout: input, Stderr: input, Console: func(master *os.File) error {
+			l.t.Cleanup(func() { master.Close() })
+			return nil
+		},
 	})
 	stop()
 	input.Close()
