@@ -80,10 +80,15 @@ func (r *receiver) receive(c *stream.Conn) error {
 	if err != nil {
 		_ = r.images.abandon() // that they are incomplete is known
 	}
+	return answer(c, in, err, r.stats)
+}
+
+// answer tells the sender how it ended here, and after a failure skips what it still says.
+func answer(c *stream.Conn, in *stream.Reader, err error, stats Stats) error {
 	if in.Broken() {
 		return err
 	}
-	d := done{Stats: r.stats}
+	d := done{Stats: stats}
 	if err != nil {
 		d.Error = err.Error()
 	}

@@ -58,21 +58,7 @@ func (r *roundsReceiver) close() {
 func (r *roundsReceiver) receive(c *stream.Conn) error {
 	in := c.ReadAhead(typeEnd)
 	defer in.Close()
-	err := r.take(in)
-	if in.Broken() {
-		return err
-	}
-	var d done
-	if err != nil {
-		d.Error = err.Error()
-	}
-	if told := c.WriteJSON(typeDone, d); told != nil {
-		return errors.Join(err, told)
-	}
-	if drained := in.Drain(); drained != nil && err != nil {
-		return fmt.Errorf("%w (and then: %w)", err, drained)
-	}
-	return err
+	return answer(c, in, r.take(in), Stats{})
 }
 
 // take applies frames until the sender's end.
