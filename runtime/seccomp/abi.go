@@ -21,6 +21,7 @@ const (
 type entry struct {
 	name    string
 	numbers [abiCount]int16
+	mux     uint8 // see older
 }
 
 const (
@@ -96,59 +97,20 @@ func nameOf(abi int, n uint32) string {
 	return ""
 }
 
-// mux is the older way to a system call: socketcall(2) or ipc(2) with what to do as the first argument.
-type mux struct {
-	name  string // of the call
-	by    uint16 // number of socketcall or ipc in the x86 ABI
-	value uint8
-}
-
+// Some calls of the x86 ABI may also come by way of an older one, with what to do as its first argument.
 const (
-	callSocket = 102
-	callIPC    = 117
+	callSocket = 102 // socketcall(2)
+	callIPC    = 117 // ipc(2)
+	muxIPC     = 100 // in entry.mux ipc's values are this much larger
 )
 
-// muxes are the calls behind socketcall (linux/net.h) and ipc (linux/ipc.h), by name.
-var muxes = [...]mux{
-	{"accept", callSocket, 5},
-	{"accept4", callSocket, 18},
-	{"bind", callSocket, 2},
-	{"connect", callSocket, 3},
-	{"getpeername", callSocket, 7},
-	{"getsockname", callSocket, 6},
-	{"getsockopt", callSocket, 15},
-	{"listen", callSocket, 4},
-	{"msgctl", callIPC, 14},
-	{"msgget", callIPC, 13},
-	{"msgrcv", callIPC, 12},
-	{"msgsnd", callIPC, 11},
-	{"recv", callSocket, 10},
-	{"recvfrom", callSocket, 12},
-	{"recvmmsg", callSocket, 19},
-	{"recvmsg", callSocket, 17},
-	{"semctl", callIPC, 3},
-	{"semget", callIPC, 2},
-	{"semop", callIPC, 1},
-	{"semtimedop", callIPC, 4},
-	{"send", callSocket, 9},
-	{"sendmmsg", callSocket, 20},
-	{"sendmsg", callSocket, 16},
-	{"sendto", callSocket, 11},
-	{"setsockopt", callSocket, 14},
-	{"shmat", callIPC, 21},
-	{"shmctl", callIPC, 24},
-	{"shmdt", callIPC, 22},
-	{"shmget", callIPC, 23},
-	{"shutdown", callSocket, 13},
-	{"socket", callSocket, 1},
-	{"socketpair", callSocket, 8},
-}
-
-// muxed finds the older way to a system call by the call's name.
-func muxed(name string) (*mux, bool) {
-	i := sort.Search(len(muxes), func(i int) bool { return muxes[i].name >= name })
-	if i == len(muxes) || muxes[i].name != name {
-		return nil, false
+// older returns the number of the x86 ABI's older way to a call and the value of its first argument.
+func (e *entry) older() (by int, value uint64, ok bool) {
+	switch {
+	case e.mux == 0:
+		return 0, 0, false
+	case e.mux >= muxIPC:
+		return callIPC, uint64(e.mux - muxIPC), true
 	}
-	return &muxes[i], true
+	return callSocket, uint64(e.mux), true
 }

@@ -46,6 +46,12 @@ var notX32 = []string{
 	"epoll_ctl_old", "epoll_wait_old", "vserver",
 }
 
+// mux are the calls behind socketcall (linux/net.h) and, from 100 on, ipc (linux/ipc.h).
+var mux = map[string]int{
+	"socket": 1, "bind": 2, "connect": 3, "listen": 4, "accept": 5, "getsockname": 6, "getpeername": 7, "socketpair": 8, "send": 9, "recv": 10, "sendto": 11, "recvfrom": 12, "shutdown": 13, "setsockopt": 14, "getsockopt": 15, "sendmsg": 16, "recvmsg": 17, "accept4": 18, "recvmmsg": 19, "sendmmsg": 20,
+	"semop": 101, "semget": 102, "semctl": 103, "semtimedop": 104, "msgsnd": 111, "msgrcv": 112, "msgget": 113, "msgctl": 114, "shmat": 121, "shmdt": 122, "shmget": 123, "shmctl": 124,
+}
+
 func main() {
 	log.SetFlags(0)
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}} {{.Version}}", "golang.org/x/sys").Output()
@@ -99,7 +105,7 @@ func main() {
 			}
 			fmt.Fprintf(&text, "%d, ", n)
 		}
-		text.WriteString("}},\n")
+		fmt.Fprintf(&text, "}, %d},\n", mux[name])
 	}
 	text.WriteString("}\n")
 	code, err := format.Source(text.Bytes())

@@ -100,8 +100,10 @@ func evaluate(s *specs.LinuxSeccomp, goarch string, c *systemCall) (Action, []Ac
 				}
 				direct = n == int64(c.number)
 			}
-			if m, ok := muxed(name); ok && abi == x86 && uint32(m.by) == c.number {
-				muxedRule = uint32(c.args[0]) == uint32(m.value)
+			if e, ok := lookup(name); ok && abi == x86 {
+				if by, value, ok := e.older(); ok && uint32(by) == c.number {
+					muxedRule = uint32(c.args[0]) == uint32(value)
+				}
 			}
 			switch {
 			case action == standard || !direct && !muxedRule:

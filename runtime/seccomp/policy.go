@@ -40,9 +40,9 @@ type abiPolicy struct {
 
 // verdict is what happens to a call.
 type verdict struct {
-	kind   verdictKind
 	action Action // when fixed
 	call   uint16 // when it depends: index of Policy.calls
+	kind   verdictKind
 }
 
 type verdictKind uint8
@@ -164,17 +164,17 @@ func (p *Policy) addCall(a *abiPolicy, e *entry, action Action, alternatives [][
 	if !abis[a.abi].muxed {
 		return
 	}
-	m, ok := muxed(e.name)
-	if !ok {
+	by, value, ok := e.older()
+	if !ok || a.verdicts[by].kind == fixed {
 		return
 	}
-	first := condition{index: 0, op: specs.OpEqualTo, value: uint64(m.value)}
+	first := condition{index: 0, op: specs.OpEqualTo, value: value}
 	if len(alternatives) == 0 {
 		alternatives = [][]condition{nil}
 	}
-	var muxed [][]condition
+	muxed := make([][]condition, 0, len(alternatives))
 	for _, conditions := range alternatives {
-		with := []condition{first}
+		with := append(make([]condition, 0, 1+len(conditions)), first)
 		for _, c := range conditions {
 			if c.index != 0 {
 				with = append(with, c)
@@ -182,7 +182,7 @@ func (p *Policy) addCall(a *abiPolicy, e *entry, action Action, alternatives [][
 		}
 		muxed = append(muxed, with)
 	}
-	p.decide(a, int(m.by), action, muxed)
+	p.decide(a, by, action, muxed)
 }
 
 // decide adds rules on a call: one for each alternative, or a single one without conditions when there are none.
