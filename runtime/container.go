@@ -81,6 +81,9 @@ func (c *Container) OCIState() *specs.State {
 
 // Cgroup returns the container's cgroup.
 func (c *Container) Cgroup() (*cgroup.Cgroup, error) {
+	if c.state.CgroupPath == "" {
+		return nil, fmt.Errorf("container %s: its maker was not allowed to make a cgroup: %w", c.ID(), fs.ErrNotExist)
+	}
 	cg, err := cgroup.Load(c.state.CgroupPath)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.ID(), err)

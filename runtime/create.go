@@ -35,6 +35,8 @@ type CreateOptions struct {
 	SystemdCgroup bool
 	// NoPivot and NoNewKeyring are as in boot.Facts.
 	NoPivot, NoNewKeyring bool
+	// Rootless lets the container do without a cgroup when this process may not make one and the specification does not ask for any.
+	Rootless bool
 	// Extra is stored as State.Pod.
 	Extra json.RawMessage
 	// Trace, when not nil, takes where the time goes.
@@ -76,7 +78,10 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
-	r.warnCapabilities(id, b.Spec.Process)
+	if unprivileged() && namespaceIndex(b.Spec, specs.UserNamespace, "any") < 0 {
+		return nil, fmt.Errorf("create container %s: %w", id, errNeedsUsers)
+	}
+	r.warnCapabilities(id, b.Spec, b.Spec.Process)
 	c := &creation{runtime: r, ctx: ctx, id: id, bundle: b, options: o, dir: r.Dir(id)}
 	unlock, err := c.makeDir()
 	if err != nil {
@@ -221,6 +226,9 @@ func (c *creation) openCgroup(b *boot.Bind, tasks []string) error {
 		}
 		b.Slots[file] = fd
 	}
+	if c.cgroup == nil {
+		return nil
+	}
 	if dir := c.cgroup.UnifiedDir(); dir != "" {
 		fd, err := c.open(dir, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
@@ -266,8 +274,11 @@ func (c *creation) record(status specs.ContainerState) error {
 	}
 	c.state = &State{
 		Version: stateVersion, ID: c.id, Status: status, Pid: c.child.Pid, StartTime: start, Created: time.Now().UTC(),
-		Bundle: c.bundle, CgroupPath: c.cgroup.Path(), Cgroups: c.cgroup.Paths(), Annotations: c.bundle.Spec.Annotations,
+		Bundle: c.bundle, Annotations: c.bundle.Spec.Annotations,
 		Owner: owner(), Pod: c.options.Extra, NoNewKeyring: c.options.NoNewKeyring,
+	}
+	if c.cgroup != nil {
+		c.state.CgroupPath, c.state.Cgroups = c.cgroup.Path(), c.cgroup.Paths()
 	}
 	if c.unit != nil {
 		c.state.SystemdUnit = c.unit.Name

@@ -56,7 +56,7 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	case status == StatePaused && !o.IgnorePaused:
 		return nil, errors.New("cannot exec in a paused container (use --ignore-paused to override)")
 	}
-	c.runtime.warnCapabilities(c.ID(), o.Process)
+	c.runtime.warnCapabilities(c.ID(), c.state.Bundle.Spec, o.Process)
 	e := &execution{container: c, options: o}
 	defer func() { e.close() }()
 	child, err := e.begin(ctx)

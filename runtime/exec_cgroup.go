@@ -15,6 +15,9 @@ import (
 // place is where in the container's cgroup the process goes. When that is gone, because the container's first process has moved to another
 // group of cgroup v2 and removed it, the process follows it.
 func (e *execution) place() (cgroup.Place, error) {
+	if e.container.state.CgroupPath == "" && len(e.options.Cgroups) == 0 {
+		return cgroup.Place{}, nil // its maker was not allowed to make a cgroup
+	}
 	cg, err := e.container.Cgroup()
 	if errors.Is(err, fs.ErrNotExist) && len(e.options.Cgroups) == 0 {
 		if dir, err := cgroup.UnifiedDirOf(e.container.state.Pid); err == nil {

@@ -1,7 +1,13 @@
 package runtime
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"reflect"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/runtime/cgroup"
 	"github.com/zap-migrate/zap/spec"
@@ -17,7 +23,32 @@ func (c *creation) makeCgroup() (err error) {
 		return c.makeScope()
 	}
 	c.cgroup, err = cgroup.Create(cgroupPath(c.id, c.bundle), res)
+	if err != nil && c.options.Rootless && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) {
+		return c.withoutCgroup(err)
+	}
 	return err
+}
+
+// withoutCgroup goes on without a cgroup when nothing in the specification needs one.
+func (c *creation) withoutCgroup(cause error) error {
+	c.cgroup = nil // Create returns none with an error
+	l := c.bundle.Spec.Linux
+	if l == nil {
+		return nil
+	}
+	const hint = "a user without privileges needs a cgroup that was delegated to it"
+	if l.CgroupsPath != "" {
+		return fmt.Errorf("%w; %s (config.json: linux.cgroupsPath)", cause, hint)
+	}
+	if r := l.Resources; r != nil {
+		rest := *r
+		rest.Devices = nil // whoever is root of nothing but a user namespace can use no device that was not there before
+		if !reflect.ValueOf(rest).IsZero() {
+			return fmt.Errorf("%w; %s (config.json: linux.resources)", cause, hint)
+		}
+	}
+	c.runtime.log.Debug("run without a cgroup", "container", c.id, "error", cause.Error())
+	return nil
 }
 
 // cgroupPath is where the container's cgroup is: what the specification says, or the container's name below the top.

@@ -21,6 +21,9 @@ import (
 // unprivileged says whether this process can do nothing outside of a user namespace of its own.
 func unprivileged() bool { return heldCapabilities()&(1<<unix.CAP_SYS_ADMIN) == 0 }
 
+// errNeedsUsers is what a container without a user namespace ends in when its maker has no privileges.
+var errNeedsUsers = errors.New("rootless container requires user namespaces (config.json: linux.namespaces); zap spec --rootless writes such a bundle")
+
 // newUsers says whether the container gets a new user namespace.
 func newUsers(s *specs.Spec) bool { return namespaceIndex(s, specs.UserNamespace, "new") >= 0 }
 

@@ -13,13 +13,13 @@ import (
 )
 
 // warnCapabilities logs which of a process's capabilities it will not get: those that nobody knows, and those that this process does not
-// have to give. The OCI specification wants a warning, and the container to run (config.md, Linux process).
-func (r *Runtime) warnCapabilities(id string, p *specs.Process) {
+// have to give; a user namespace has all of them. The OCI specification wants a warning, and the container to run (config.md, Linux process).
+func (r *Runtime) warnCapabilities(id string, s *specs.Spec, p *specs.Process) {
 	if p == nil || p.Capabilities == nil {
 		return
 	}
 	missing := spec.UnknownCapabilities(p.Capabilities)
-	if held := heldCapabilities(); held != 0 {
+	if held := heldCapabilities(); held != 0 && namespaceIndex(s, specs.UserNamespace, "any") < 0 {
 		for _, set := range [][]string{p.Capabilities.Permitted, p.Capabilities.Inheritable} {
 			for _, name := range set {
 				if n, known := spec.CapabilityNumber(name); known && held&(1<<n) == 0 && !slices.Contains(missing, name) {

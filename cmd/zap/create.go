@@ -32,7 +32,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 }
 
 // options reads the bundle and turns the flags into options.
-func (f *createFlags) options() (*spec.Bundle, runtime.CreateOptions, error) {
+func (f *createFlags) options(g *globals) (*spec.Bundle, runtime.CreateOptions, error) {
 	b, err := spec.Load(f.bundle)
 	if err != nil {
 		return nil, runtime.CreateOptions{}, err
@@ -43,7 +43,7 @@ func (f *createFlags) options() (*spec.Bundle, runtime.CreateOptions, error) {
 	}
 	return b, runtime.CreateOptions{
 		ConsoleSocket: f.consoleSocket, PidFile: f.pidFile, PidfdSocket: f.pidfdSocket, PreserveFDs: listen + f.preserveFDs,
-		NoPivot: f.noPivot, NoNewKeyring: f.noNewKeyring,
+		NoPivot: f.noPivot, NoNewKeyring: f.noNewKeyring, Rootless: g.isRootless(),
 	}, checkDescriptors(listen, f.preserveFDs)
 }
 
@@ -104,7 +104,7 @@ The program gets the standard streams of this command, or a terminal whose maste
 		Example: "zap create --bundle /var/lib/bundles/web web1\nzap create -b . --pid-file web1.pid --console-socket tty.sock web1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			b, o, err := f.options()
+			b, o, err := f.options(g)
 			o.SystemdCgroup = g.systemdCgroup
 			if err != nil {
 				return fmt.Errorf("create container %s: %w", args[0], err)

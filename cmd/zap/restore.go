@@ -23,7 +23,7 @@ The bundle says what takes the place of everything that lies on the host: bind m
 Without --detach it waits for the program, passes signals on to it and exits with its exit code, or 128 and the signal that ended it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, o, err := create.options()
+			b, o, err := create.options(g)
 			if err != nil {
 				return err
 			}

@@ -103,7 +103,7 @@ func newRootCommand(g *globals, args []string) *cobra.Command {
 	f.StringVar(&g.logFormat, "log-format", "text", "format of the log: text or json")
 	f.BoolVar(&g.debug, "debug", false, "log more")
 	f.BoolVar(&g.systemdCgroup, "systemd-cgroup", false, "have systemd make cgroups: linux.cgroupsPath is SLICE:PREFIX:NAME")
-	f.StringVar(&g.rootless, "rootless", "auto", "ignore cgroup permission errors: true, false or auto (accepted)")
+	f.StringVar(&g.rootless, "rootless", "auto", "go on without a cgroup where none may be made: true, false or auto (for users without privileges)")
 	f.String("criu", "", "accepted: zap finds CRIU by itself, see zap check")
 	_ = f.MarkHidden("criu") // of a flag that is there
 	some := named(args)
@@ -140,6 +140,14 @@ func (g *globals) prepare() error {
 		return fmt.Errorf("flag --rootless: %q is neither true, false nor auto", g.rootless)
 	}
 	return nil
+}
+
+// isRootless says whether a container may do without a cgroup when this process is not allowed to make one.
+func (g *globals) isRootless() bool {
+	if yes, err := strconv.ParseBool(g.rootless); err == nil {
+		return yes
+	}
+	return os.Geteuid() != 0
 }
 
 // openLog makes the logger: levels are lower case in JSON, because containerd

@@ -47,7 +47,7 @@ type runFlags struct {
 
 // run makes the container and runs its program.
 func (r *runFlags) run(ctx context.Context, g *globals, id string) error {
-	b, o, err := r.options()
+	b, o, err := r.options(g)
 	o.SystemdCgroup = g.systemdCgroup
 	if r.trace {
 		o.Trace = runtime.NewTrace(began)

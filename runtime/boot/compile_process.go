@@ -135,8 +135,17 @@ func (c *compiler) identity(p *specs.Process) {
 	c.do(unix.SYS_SETRESUID, number(p.User.UID), number(p.User.UID), number(p.User.UID))
 	c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_KEEPCAPS, namesPrctl), number(0), number(0), number(0), number(0))
 	// What a process may become by way of /proc/PID/exe is decided by this: the runtime's binary stays out of the container's reach.
-	c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_DUMPABLE, namesPrctl), number(0), number(0), number(0), number(0))
+	c.do(unix.SYS_PRCTL, symbol(unix.PR_SET_DUMPABLE, namesPrctl), number(c.dumpable()), number(0), number(0), number(0))
 	c.keepForFilter(sets, p.NoNewPrivileges)
+}
+
+// dumpable is 1 where a runtime without privileges has to enter the container's namespaces before the program runs, for its startContainer
+// hooks: the kernel lets it do so in no other way.
+func (c *compiler) dumpable() int {
+	if h := c.spec.Hooks; c.facts.Unprivileged && h != nil && len(h.StartContainer) > 0 {
+		return 1
+	}
+	return 0
 }
 
 // groups sets the supplementary groups; without any it clears the list.
@@ -150,5 +159,12 @@ func (c *compiler) groups(gids []uint32) {
 	}
 	list := append([]uint32(nil), gids...)
 	show := func(unsafe.Pointer) string { return fmt.Sprint(list) }
-	c.do(unix.SYS_SETGROUPS, number(len(list)), memory(&list[0], show))
+	what, path := c.what, strings.TrimPrefix(c.origin, c.document+": ")
+	c.on(fmt.Sprintf("set groups %v", gids), "process.user.additionalGids")
+	call := c.do(unix.SYS_SETGROUPS, number(len(list)), memory(&list[0], show))
+	if c.users {
+		const text = "cannot set any additional groups in a rootless container with one group mapped, nor others than are mapped"
+		call.hint(unix.EPERM, text).hint(unix.EINVAL, text)
+	}
+	c.on(what, path)
 }
