@@ -194,8 +194,11 @@ func TestRootlessRefusals(t *testing.T) {
 			s.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}
 		}, "(config.json: linux.resources)"},
 		"not rootless": {[]string{"--rootless", "false", "run", "x"}, func(*specs.Spec) {}, "permission denied"},
-		"groups": {[]string{"run", "x"}, func(s *specs.Spec) { s.Process.User.AdditionalGids = []uint32{5} },
-			"(config.json: process.user.additionalGids); cannot set any additional groups in a rootless container"},
+		"groups": {
+			[]string{"run", "x"},
+			func(s *specs.Spec) { s.Process.User.AdditionalGids = []uint32{5} },
+			"(config.json: process.user.additionalGids); cannot set any additional groups in a rootless container",
+		},
 	} {
 		before, err := os.ReadFile(filepath.Join(l.bundle, spec.ConfigName))
 		if err != nil {
