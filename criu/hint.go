@@ -40,6 +40,7 @@ var hints = []struct{ part, hint string }{
 	{"suspending seccomp failed", "CRIU runs under a seccomp filter itself, so it can't dump programs that have one"},
 	{"Can't get rlimit", "zap lacks CAP_SYS_RESOURCE, without which limits of other users' processes can't be read"},
 	{"page-pipe: tee", "raise fs.pipe-max-size to 4194304: CRIU has no CAP_SYS_RESOURCE to pass it"},
+	{"page-pipe: splice", "raise fs.pipe-max-size to 4194304: CRIU has no CAP_SYS_RESOURCE to pass it"},
 	{"Unable to freeze cgroup", "a process can't be stopped, perhaps one in uninterruptible sleep: see /proc/PID/stack"},
 	{"found while seizing", "a process is on its way out: try again"},
 	{"task not stopped after seize", "another program traces the process, such as a debugger or strace"},

@@ -62,9 +62,13 @@ type restoration struct {
 	network   *os.File // the namespace that the container is given; nil when it gets one of its own
 	held      []network.Connection
 	pid       int
+	returns   []func() // before the mounts are closed
 }
 
 func (r *restoration) close() {
+	for _, f := range r.returns {
+		f()
+	}
 	for _, m := range r.mounts {
 		m.Tree.Close()
 	}
@@ -77,8 +81,8 @@ func (r *restoration) close() {
 }
 
 func (r *restoration) run() (err error) {
-	if _, err := os.Stat(r.images.Images); err != nil {
-		return fmt.Errorf("open image directory: %w", err)
+	if _, err := os.Stat(filepath.Join(r.images.Images, "inventory.img")); err != nil {
+		return fmt.Errorf("find images: %w", err)
 	}
 	if r.dirs, err = r.images.open(); err != nil {
 		return err
@@ -166,7 +170,27 @@ func (r *restoration) mountOptions(q *rpc.CriuOpts) error {
 		sources[mount.Key] = source
 		criu.RestoreExternalMount(q, mount.Key, source)
 	}
-	return m.prepare(mounts, sources)
+	if err := m.prepare(mounts, sources); err != nil {
+		return err
+	}
+	return r.lendTmp()
+}
+
+// lendTmp makes /tmp for the time of the restore, in a read-only root file system without one: CRIU parks the old root there, and would
+// make a directory of its own, which it can't in this case.
+func (r *restoration) lendTmp() error {
+	if root := r.bundle.Spec.Root; root == nil || !root.Readonly {
+		return nil
+	}
+	top := int(r.mounts[0].Tree.Fd())
+	switch err := unix.Mkdirat(top, "tmp", 0o755); {
+	case err == unix.EEXIST:
+		return nil
+	case err != nil:
+		return &os.PathError{Op: "mkdir", Path: filepath.Join(r.bundle.RootPath(), "tmp"), Err: err}
+	}
+	r.returns = append(r.returns, func() { _ = unix.Unlinkat(top, "tmp", unix.AT_REMOVEDIR) })
+	return nil
 }
 
 // namespaceOptions puts the container into the namespaces that the bundle names.

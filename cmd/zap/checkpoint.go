@@ -81,7 +81,13 @@ the container is removed. Its TCP connections are then held for an hour where th
 					return err
 				}
 			}
-			return c.Checkpoint(cmd.Context(), o)
+			if err := checkBlockers(c); err != nil {
+				return err
+			}
+			if err := c.Checkpoint(cmd.Context(), o); err != nil {
+				return explainCheckpoint(c, err)
+			}
+			return nil
 		},
 	}
 	fs := cmd.Flags()

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/zap-migrate/zap/criu"
+	"github.com/zap-migrate/zap/pod/preflight"
+	"github.com/zap-migrate/zap/runtime"
+	"github.com/zap-migrate/zap/spec"
+)
+
+// certainBlockers are the codes of what CRIU refuses whatever the flags of checkpoint are. The others depend on them, or stand in the way
+// of a move only.
+var certainBlockers = []string{
+	preflight.BlockTraced, preflight.BlockProcess, preflight.BlockIOUring, preflight.BlockUffd, preflight.BlockPerf, preflight.BlockBPF,
+	preflight.BlockKVM, preflight.BlockFuse, preflight.BlockSecretMem, preflight.BlockSeccomp, preflight.BlockDevice, preflight.BlockMapping,
+}
+
+// checkBlockers says what of a container can't be saved, before anything is stopped.
+func checkBlockers(c *runtime.Container) error {
+	found := slices.DeleteFunc(blockersOf(c), func(b spec.Blocker) bool { return !slices.Contains(certainBlockers, b.Code) })
+	if len(found) == 0 {
+		return nil
+	}
+	return fmt.Errorf("checkpoint container %s: it has what CRIU can't save: %s", c.ID(), listBlockers(found))
+}
+
+// explainCheckpoint adds to an error of CRIU what zap knows of the container that may be the reason.
+func explainCheckpoint(c *runtime.Container, err error) error {
+	var failed *criu.Error
+	if !errors.As(err, &failed) || failed.Err != nil {
+		return err
+	}
+	if found := blockersOf(c); len(found) > 0 {
+		return fmt.Errorf("%w; in the way may be: %s", err, listBlockers(found))
+	}
+	return err
+}
+
+// blockersOf inspects a container that runs. What can't be found out CRIU will say.
+func blockersOf(c *runtime.Container) []spec.Blocker {
+	cg, err := c.Cgroup()
+	if err != nil {
+		return nil
+	}
+	streams, err := c.Streams()
+	if err != nil {
+		return nil
+	}
+	plan, _ := runtime.PlanMounts(c.State()) // without the mounts that can't travel to another host
+	found, err := preflight.Inspect(c.State().Pid, cg, streams.Names, plan)
+	if err != nil {
+		return nil
+	}
+	return found
+}
+
+func listBlockers(found []spec.Blocker) string {
+	var texts []string
+	for _, b := range found {
+		texts = append(texts, b.String())
+	}
+	return strings.Join(texts, "; ")
+}
