@@ -268,12 +268,20 @@ func streams(slots map[string]int, stdin, stdout, stderr *os.File, uid uint32) {
 // record writes the state of the container that is being made, while the child works: from here on it can be found and removed, whatever
 // happens to this process. When that ends earlier, so does the child, which waits for its word or its start.
 func (c *creation) record(status specs.ContainerState) error {
-	start, _, err := startTime(c.child.Pid)
+	if err := c.describe(status, c.child.Pid); err != nil {
+		return err
+	}
+	return writeState(c.dir, c.state)
+}
+
+// describe makes the state of a container whose first process is pid.
+func (c *creation) describe(status specs.ContainerState, pid int) error {
+	start, _, err := startTime(pid)
 	if err != nil {
-		return fmt.Errorf("look at process %d: %w", c.child.Pid, err)
+		return fmt.Errorf("look at process %d: %w", pid, err)
 	}
 	c.state = &State{
-		Version: stateVersion, ID: c.id, Status: status, Pid: c.child.Pid, StartTime: start, Created: time.Now().UTC(),
+		Version: stateVersion, ID: c.id, Status: status, Pid: pid, StartTime: start, Created: time.Now().UTC(),
 		Bundle: c.bundle, Annotations: c.bundle.Spec.Annotations,
 		Owner: owner(), Pod: c.options.Extra, NoNewKeyring: c.options.NoNewKeyring,
 	}
@@ -290,7 +298,7 @@ func (c *creation) record(status specs.ContainerState) error {
 		}
 		c.state.Stdio[i], _ = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	}
-	return writeState(c.dir, c.state)
+	return nil
 }
 
 // follow answers the child until it waits at the gate or runs.

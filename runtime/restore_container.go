@@ -8,9 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -19,7 +17,6 @@ import (
 
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network"
-	"github.com/zap-migrate/zap/runtime/cgroup"
 	"github.com/zap-migrate/zap/spec"
 )
 
@@ -87,8 +84,11 @@ func (r *restoration) run() (err error) {
 	if r.dirs, err = r.images.open(); err != nil {
 		return err
 	}
-	if r.cgroup, err = cgroup.Create(cgroupPath(r.id, r.bundle), resources(r.bundle)); err != nil {
+	if err := r.makeCgroup(); err != nil {
 		return err
+	}
+	if r.cgroup == nil {
+		return errors.New("no cgroup can be made for it: CRIU and zap need root")
 	}
 	if r.mounts, err = RestoreMounts(r.bundle, &MountPlan{}, nil); err != nil {
 		return err
@@ -340,7 +340,7 @@ func (r *restoration) setUp(pid int) error {
 	if h == nil || len(h.Prestart)+len(h.CreateRuntime) == 0 {
 		return nil
 	}
-	if err := r.describe(specs.StateCreating); err != nil {
+	if err := r.describe(specs.StateCreating, pid); err != nil {
 		return err
 	}
 	return r.runtimeHooks()
@@ -364,31 +364,10 @@ func (r *restoration) giveTerminal(master *os.File) error {
 
 // record writes the container's state, when everything that can go wrong is over and nothing runs yet.
 func (r *restoration) record() error {
-	if err := r.describe(specs.StateRunning); err != nil {
+	if err := r.describe(specs.StateRunning, r.pid); err != nil {
 		return err
 	}
 	return writeState(r.dir, r.state)
-}
-
-// describe makes the container's state.
-func (r *restoration) describe(status specs.ContainerState) error {
-	start, _, err := startTime(r.pid)
-	if err != nil {
-		return fmt.Errorf("look at process %d: %w", r.pid, err)
-	}
-	r.state = &State{
-		Version: stateVersion, ID: r.id, Status: status, Pid: r.pid, StartTime: start, Created: time.Now().UTC(),
-		Bundle: r.bundle, CgroupPath: r.cgroup.Path(), Cgroups: r.cgroup.Paths(), Annotations: r.bundle.Spec.Annotations,
-		Owner: owner(), Pod: r.options.Extra,
-	}
-	for i, f := range []*os.File{r.options.Stdin, r.options.Stdout, r.options.Stderr} {
-		fd := strconv.Itoa(i)
-		if f != nil {
-			fd = strconv.Itoa(int(f.Fd()))
-		}
-		r.state.Stdio[i], _ = os.Readlink("/proc/self/fd/" + fd)
-	}
-	return nil
 }
 
 // undo removes what a failed restore made. CRIU has killed what it had restored.

@@ -27,6 +27,7 @@ Without --detach it waits for the program, passes signals on to it and exits wit
 			if err != nil {
 				return err
 			}
+			o.SystemdCgroup = g.systemdCgroup
 			if err := f.finish(cmd.Context(), g); err != nil {
 				return err
 			}
