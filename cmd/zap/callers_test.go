@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -339,4 +341,67 @@ func TestDebugStages(t *testing.T) {
 		t.Fatal(err)
 	}
 	stages([]string{"nsexec container setup", "nsexec: affinity: 0x1", "child process in init()", "setns_init: about to exec"}, "exec", "-p", process, "one")
+}
+
+// TestRunPassesEverySignal sends signals at the moment at which the program says that it is there.
+func TestRunPassesEverySignal(t *testing.T) {
+	l := newOCILab(t)
+	all := []int{1, 2, 3, 6, 10, 12, 14, 15, 16, 18, 24, 26, 28, 29, 30, 34, 37, 50, 64}
+	traps := ""
+	for _, sig := range all {
+		traps += fmt.Sprintf("trap 'echo got %d' %[1]d; ", sig)
+	}
+	l.program(traps + "echo ready; while :; do sleep 0.01; done")
+	for _, verb := range [][]string{{"run", "one"}, {"exec", "two", "sh", "-c", l.spec.Process.Args[2]}} {
+		if verb[0] == "exec" {
+			l.program("sleep 1000")
+			l.start("two")
+		}
+		cmd := l.command(verb...)
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(stdout)
+		kill := time.AfterFunc(20*time.Second, func() { _ = l.command("delete", "--force", verb[1]).Run() }) // ends the output
+		defer kill.Stop()
+		if !lines.Scan() || lines.Text() != "ready" {
+			t.Fatalf("%v: %q", verb, lines.Text())
+		}
+		for _, sig := range all {
+			if err := cmd.Process.Signal(unix.Signal(sig)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := map[string]bool{}
+		for len(got) < len(all) && lines.Scan() {
+			got[lines.Text()] = true
+		}
+		for _, sig := range all {
+			if !got[fmt.Sprint("got ", sig)] {
+				t.Errorf("%v: signal %d did not arrive", verb, sig)
+			}
+		}
+		_ = l.command("delete", "--force", verb[1]).Run()
+		_ = cmd.Wait()
+	}
+}
+
+// TestRunAdoptsOrphans: without a pid namespace nobody but zap run waits for what the container's processes leave behind.
+func TestRunAdoptsOrphans(t *testing.T) {
+	for flags, want := range map[string]string{"": "adopted", "--no-subreaper": "left"} {
+		l := newOCILab(t)
+		l.spec.Linux.Namespaces = slices.DeleteFunc(l.spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.PIDNamespace })
+		// The second shell ends at once; the third one then looks for its parent, and whether the one that ended before it is still there.
+		l.program(`zap=$PPID; (sh -c 'sleep 0.1' & true); (sh -c 'sleep 0.3; read a b c parent rest </proc/self/stat
+			[ "$parent" = '$zap' ] && echo adopted || echo left; grep -l "^State:.Z" /proc/[0-9]*/status 2>/dev/null |
+			while read f; do grep -q "^PPid:.'$zap'$" $f && echo zombie; done' & true); sleep 1`)
+		args := append([]string{"run"}, strings.Fields(flags)...)
+		if out := l.must(append(args, "one")...); out != want+"\n" {
+			t.Errorf("run %s: %q, want %q", flags, out, want)
+		}
+	}
 }

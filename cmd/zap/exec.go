@@ -98,7 +98,10 @@ func execForeground(ctx context.Context, c *runtime.Container, o runtime.ExecOpt
 		return 0, err
 	}
 	ctx = context.WithoutCancel(ctx)
-	session := newSession(o.Process.Terminal && o.ConsoleSocket == "")
+	session, err := newSession(o.Process.Terminal && o.ConsoleSocket == "")
+	if err != nil {
+		return 0, err
+	}
 	o.Console = session.console()
 	defer session.close()
 	p, err := c.Exec(ctx, o)

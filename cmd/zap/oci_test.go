@@ -61,7 +61,7 @@ func newOCILab(t *testing.T) *ociLab {
 		}
 	}
 	l.spec.Process.Terminal = false
-	l.spec.Linux.CgroupsPath = fmt.Sprintf("/zap-cli-%d-%s", os.Getpid(), strings.ToLower(t.Name()))
+	l.spec.Linux.CgroupsPath = fmt.Sprintf("/zap-cli-%d-%s", os.Getpid(), strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
 	return l
 }
 

@@ -54,7 +54,10 @@ Without --detach it waits for the program, passes signals on to it and exits wit
 func restoreHere(ctx context.Context, rt *runtime.Runtime, id string, b *spec.Bundle, o runtime.CreateOptions, images runtime.ImageOptions) error {
 	// A signal ends the program, and the program's end this command.
 	ctx = context.WithoutCancel(ctx)
-	session := newSession(b.Spec.Process.Terminal && o.ConsoleSocket == "")
+	session, err := newSession(b.Spec.Process.Terminal && o.ConsoleSocket == "")
+	if err != nil {
+		return err
+	}
 	o.Console = session.console()
 	defer session.close()
 	c, err := rt.Restore(ctx, id, b, o, images)

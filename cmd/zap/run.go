@@ -5,13 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"time"
-	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/runtime"
 )
@@ -81,15 +77,16 @@ func (r *runFlags) run(ctx context.Context, g *globals, id string) error {
 	}
 	// A signal ends the program, and the program's end this command.
 	ctx = context.WithoutCancel(ctx)
-	session := newSession(b.Spec.Process.Terminal)
-	session.adopt = !r.noSubreaper && sharesPIDs(b.Spec)
+	session, err := newSession(b.Spec.Process.Terminal)
+	if err == nil && !r.noSubreaper && sharesPIDs(b.Spec) {
+		err = session.adoptOrphans()
+	}
+	if err != nil {
+		undo()
+		return err
+	}
 	o.Console = session.console()
 	defer session.close()
-	if session.adopt {
-		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return fmt.Errorf("adopt processes: %w", err)
-		}
-	}
 	c, err := rt.Run(ctx, id, b, o)
 	if err != nil {
 		undo()
@@ -125,114 +122,4 @@ func sharesPIDs(s *specs.Spec) bool {
 		}
 	}
 	return true
-}
-
-// session is a program in the foreground: it gets this command's signals, and its terminal is this command's.
-type session struct {
-	signals  chan os.Signal
-	terminal *terminal // nil without one
-	adopt    bool      // orphans of the container become children of this process
-}
-
-// promptSignals are passed on from the first moment. To ask the Go runtime for one signal takes two switches between threads, and there
-// are sixty: the others are asked for after restDelay, which programs that end at once do not live to see.
-var promptSignals = []os.Signal{
-	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT,
-	unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH,
-}
-
-// restDelay is when the rest of the signals is passed on as well.
-const restDelay = 100 * time.Millisecond
-
-func newSession(tty bool) *session {
-	s := &session{signals: make(chan os.Signal, 64)}
-	if tty {
-		s.terminal = new(terminal)
-	}
-	signal.Notify(s.signals, promptSignals...)
-	signal.Ignore(unix.SIGPIPE)
-	return s
-}
-
-// console returns what takes the master of the program's terminal.
-func (s *session) console() func(*os.File) error {
-	if s.terminal == nil {
-		return nil
-	}
-	return s.terminal.take
-}
-
-// wait passes signals on until the program ends, and returns its exit code.
-func (s *session) wait(ctx context.Context, p *runtime.Process) (int, error) {
-	type result struct {
-		code int
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		if s.adopt {
-			reapUntil(p.Pid)
-		}
-		code, err := p.Wait(ctx)
-		done <- result{code, err}
-	}()
-	rest := time.After(restDelay)
-	for {
-		select {
-		case <-rest:
-			signal.Notify(s.signals)
-		case r := <-done:
-			if s.terminal != nil {
-				s.terminal.drain()
-			}
-			return r.code, r.err
-		case sig := <-s.signals:
-			s.pass(sig.(unix.Signal), p.Pid)
-		}
-	}
-}
-
-// reapUntil waits for adopted processes, until pid has ended, which is left to be waited for.
-func reapUntil(pid int) {
-	for {
-		var info unix.Siginfo
-		if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			return
-		}
-		ended := childOf(&info)
-		if ended == pid || ended == 0 {
-			return
-		}
-		_, _ = unix.Wait4(ended, nil, 0, nil)
-	}
-}
-
-// childOf is the process that a SIGCHLD's information is about: the field behind the three numbers that all signals have.
-func childOf(info *unix.Siginfo) int {
-	return int(*(*int32)(unsafe.Add(unsafe.Pointer(info), 16)))
-}
-
-// pass gives the program a signal that this command got.
-func (s *session) pass(sig unix.Signal, pid int) {
-	switch sig {
-	case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE:
-	case unix.SIGWINCH:
-		if s.terminal != nil {
-			s.terminal.resize()
-			return
-		}
-		_ = unix.Kill(pid, sig)
-	default:
-		_ = unix.Kill(pid, sig) // the process is this one's child and not waited for yet, so the pid is its
-	}
-}
-
-func (s *session) close() {
-	// Signals stay caught: what comes while the container is removed must not end that half-way.
-	if s.terminal != nil {
-		s.terminal.close()
-	}
 }
