@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -60,9 +59,7 @@ func (c *Container) signalAll(sig unix.Signal, status specs.ContainerState) erro
 // ownsPids says whether the container has a pid namespace that was made for it.
 func (c *Container) ownsPids() bool {
 	l := c.state.Bundle.Spec.Linux
-	return l != nil && slices.ContainsFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool {
-		return ns.Type == specs.PIDNamespace && ns.Path == ""
-	})
+	return l != nil && makes(l, specs.PIDNamespace)
 }
 
 // signal sends sig to the first process and nobody else.

@@ -20,13 +20,17 @@ func (c *creation) makeCgroup() (err error) {
 		c.runtime.log.Warn("ignore limit of kernel memory: kernels have none", "field", "linux.resources."+field)
 	}
 	if c.options.SystemdCgroup {
-		return c.makeScope()
+		err = c.makeScope()
+	} else {
+		c.cgroup, err = cgroup.Create(cgroupPath(c.id, c.bundle), res)
 	}
-	c.cgroup, err = cgroup.Create(cgroupPath(c.id, c.bundle), res)
 	if err != nil && c.options.Rootless && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) {
 		return c.withoutCgroup(err)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return c.delegate()
 }
 
 // withoutCgroup goes on without a cgroup when nothing in the specification needs one.

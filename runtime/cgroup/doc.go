@@ -5,9 +5,8 @@
 // "hybrid" (controllers on v1, and an empty v2 tree beside them). On a hybrid host the group exists in the v2 tree as well,
 // because cgroup.kill there reaches a whole tree in one system call, forks included.
 //
-// Limits are planned first, without a side effect, as a list of values for files (see sections), and then written. What
-// the statistics of engines need and the loading of device programs is github.com/containerd/cgroups' business. Creating,
-// limiting, freezing, killing and removing are done here: the library's constructor reads mountinfo and sysfs and looks at
+// Limits are planned first, without a side effect, as a list of values for files (see sections), and then written. The
+// statistics that zap itself needs are github.com/containerd/cgroups' business. Creating, limiting, freezing, killing and removing are done here: the library's constructor reads mountinfo and sysfs and looks at
 // every directory several times (0.9 ms for the nine hierarchies of the machine it was measured on, where ten mkdir calls
 // take 0.2 ms), sleeps between polls of the freezer and takes no context; and it writes values that the kernel checks
 // against each other in one order only.

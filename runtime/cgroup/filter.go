@@ -1,12 +1,12 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 
 	"github.com/cilium/ebpf/asm"
-	"github.com/containerd/cgroups/v3/cgroup2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -16,22 +16,32 @@ var accessBits = map[rune]int32{'m': unix.BPF_DEVCG_ACC_MKNOD, 'r': unix.BPF_DEV
 
 const accessAll = unix.BPF_DEVCG_ACC_MKNOD | unix.BPF_DEVCG_ACC_READ | unix.BPF_DEVCG_ACC_WRITE
 
-// applyDeviceFilter attaches a program to a v2 group that the kernel asks about each access to a device. The library loads it
-// but does not write it: in its programs a rule for reading also allows to open for reading and writing.
+// applyDeviceFilter attaches a program to a v2 group that the kernel asks about each access to a device, in the place of the one that
+// the group had from zap. The library that the instructions are from has programs too, but in those a rule for reading also allows to open
+// for reading and writing. A user who may not attach programs does without: what devices he can open is up to their permissions.
 func (c *Cgroup) applyDeviceFilter(rules []specs.LinuxDeviceCgroup) error {
 	insts, err := deviceFilter(withDefaults(rules))
 	if err != nil {
 		return fieldError("devices", "devices", err)
 	}
-	dir, err := os.Open(c.UnifiedDir())
+	dir, err := open(c.UnifiedDir(), unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return fieldError("devices", "devices", err)
 	}
-	defer dir.Close()
-	if _, err := cgroup2.LoadAttachCgroupDeviceFilter(insts, "Apache-2.0", int(dir.Fd())); err != nil {
+	defer unix.Close(dir)
+	program, err := loadProgram(insts)
+	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
+		return nil
+	}
+	if err != nil {
 		return fieldError("devices", "devices", err)
 	}
-	return nil
+	defer unix.Close(program)
+	old := attachedProgram(dir)
+	if old >= 0 {
+		defer unix.Close(old)
+	}
+	return fieldError("devices", "devices", attachProgram(dir, program, old))
 }
 
 // deviceFilter translates rules into a program. The last rule that speaks about an access decides, as when v1's files are

@@ -2,11 +2,13 @@ package cgroup
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // offers skips a test where the controller is not to be had, as on the v2 tree of a hybrid host.
@@ -198,6 +200,40 @@ func TestDeviceRules(t *testing.T) {
 				}
 			})
 		}
+	})
+}
+
+// TestDeviceRulesAreReplaced: later rules allow what earlier ones did not, and there is one program.
+func TestDeviceRulesAreReplaced(t *testing.T) {
+	layouts(t, func(t *testing.T, trees []*hierarchy) {
+		none := specs.LinuxDeviceCgroup{Access: "rwm"}
+		kmsg := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(1)), Minor: ptr(int64(11)), Access: "r"}
+		g := group(t, trees, &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{none}})
+		p := start(t, g, `exec 2>/dev/null; (: < /dev/kmsg) && echo yes || echo no; kill -STOP $$; (: < /dev/kmsg) && echo yes || echo no; read x`)
+		if line := p.line(t); line != "no" {
+			t.Errorf("at first: %s", line)
+		}
+		for _, rules := range [][]specs.LinuxDeviceCgroup{{none, kmsg}, {none}, {none, kmsg}} {
+			if err := g.Set(&specs.LinuxResources{Devices: rules}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stopped(t, p)
+		if err := unix.Kill(p.Process.Pid, unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		if line := p.line(t); line != "yes" {
+			t.Errorf("after the others: %s", line)
+		}
+	})
+}
+
+// stopped waits until a child has stopped itself.
+func stopped(t *testing.T, p *child) {
+	t.Helper()
+	eventually(t, "stopped", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))
+		return err == nil && strings.Contains(string(stat), ") T ")
 	})
 }
 
