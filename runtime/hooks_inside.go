@@ -108,6 +108,9 @@ func (c *Container) runInside(ctx context.Context, program string, host bool, p 
 		err = errors.Join(err, child.Kill())
 	} else if code != 0 {
 		err = fmt.Errorf("exit status %d", code)
+		if code > 128 && code < 128+65 { // as a shell says it, and Process.Wait
+			err = fmt.Errorf("%w (%v)", err, unix.Signal(code-128))
+		}
 	}
 	inW.Close()
 	_ = outR.SetReadDeadline(time.Now().Add(time.Second)) // a process that it left behind may hold its output

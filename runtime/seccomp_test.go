@@ -357,3 +357,27 @@ func TestNoSecurityModule(t *testing.T) {
 		}
 	}
 }
+
+// TestSeccompHooks wants the filter on hooks that run as a part of the container, and not on those of the host.
+func TestSeccompHooks(t *testing.T) {
+	eachWay(t, func(t *testing.T, change func(*specs.Spec)) {
+		l := newLab(t)
+		made := filepath.Join(t.TempDir(), "made")
+		b := l.bundle("true")
+		filtered(b.Spec, specs.ActKill, nil)
+		change(b.Spec)
+		b.Spec.Process.User.UID = 0 // who runs createContainer hooks may be anybody
+		b.Spec.Hooks = &specs.Hooks{
+			CreateContainer: shellHook("mkdir " + made),
+			StartContainer:  []specs.Hook{{Path: "/bin/busybox", Args: []string{"mkdir", "/tmp/made"}}},
+		}
+		null := devNull(t)
+		_, err := l.runtime.Run(l.ctx, "hooks", b, CreateOptions{Stdin: null, Stdout: null, Stderr: null})
+		if want := "error running startContainer hook #0: exit status 159 (bad system call)"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, not %s", err, want)
+		}
+		if err := unix.Access(made, unix.F_OK); err != nil {
+			t.Errorf("the hook of the host: %v", err)
+		}
+	})
+}

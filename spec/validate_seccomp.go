@@ -5,50 +5,27 @@ import (
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/zap-migrate/zap/runtime/seccomp"
 )
-
-var seccompActions = []string{
-	string(specs.ActKill), string(specs.ActKillProcess), string(specs.ActKillThread), string(specs.ActTrap),
-	string(specs.ActErrno), string(specs.ActTrace), string(specs.ActAllow), string(specs.ActLog), string(specs.ActNotify),
-}
-
-var seccompOperators = []string{
-	string(specs.OpNotEqual), string(specs.OpLessThan), string(specs.OpLessEqual), string(specs.OpEqualTo),
-	string(specs.OpGreaterEqual), string(specs.OpGreaterThan), string(specs.OpMaskedEqual),
-}
-
-// seccompArchs are the architectures of the specification. Those that the machine does not have are legal and mean nothing on it.
-var seccompArchs = []string{
-	string(specs.ArchX86), string(specs.ArchX86_64), string(specs.ArchX32), string(specs.ArchARM), string(specs.ArchAARCH64),
-	string(specs.ArchMIPS), string(specs.ArchMIPS64), string(specs.ArchMIPS64N32), string(specs.ArchMIPSEL),
-	string(specs.ArchMIPSEL64), string(specs.ArchMIPSEL64N32), string(specs.ArchPPC), string(specs.ArchPPC64),
-	string(specs.ArchPPC64LE), string(specs.ArchS390), string(specs.ArchS390X), string(specs.ArchPARISC),
-	string(specs.ArchPARISC64), string(specs.ArchRISCV64), string(specs.ArchLOONGARCH64), string(specs.ArchM68K),
-	string(specs.ArchSH), string(specs.ArchSHEB),
-}
-
-// seccompFlags are the flags of the specification, and TSYNC, which runc takes too.
-var seccompFlags = []string{
-	"SECCOMP_FILTER_FLAG_TSYNC", string(specs.LinuxSeccompFlagLog), string(specs.LinuxSeccompFlagSpecAllow),
-	string(specs.LinuxSeccompFlagWaitKillableRecv),
-}
 
 // seccomp checks a profile's form. Whether a system call exists is for the architecture to say, and unknown ones are legal.
 func (c *checker) seccomp(s *specs.LinuxSeccomp) {
-	if s == nil || s.DefaultAction == "" && len(s.Syscalls) == 0 { // no filter is wanted, as in runc
+	if !seccomp.Wanted(s) {
 		return
 	}
 	const at = "linux.seccomp"
-	c.oneOf(at+".defaultAction", string(s.DefaultAction), seccompActions...)
+	c.oneOf(at+".defaultAction", string(s.DefaultAction), seccomp.Actions()...)
 	c.errno(at+".defaultErrnoRet", s.DefaultAction, s.DefaultErrnoRet)
+	archs, flags := seccomp.Archs(), seccomp.Flags()
 	if c.count(at+".architectures", len(s.Architectures), 64) {
 		for i, a := range s.Architectures {
-			c.oneOf(fmt.Sprintf("%s.architectures[%d]", at, i), string(a), seccompArchs...)
+			c.oneOf(fmt.Sprintf("%s.architectures[%d]", at, i), string(a), archs...)
 		}
 	}
 	if c.count(at+".flags", len(s.Flags), 64) {
 		for i, f := range s.Flags {
-			c.oneOf(fmt.Sprintf("%s.flags[%d]", at, i), string(f), seccompFlags...)
+			c.oneOf(fmt.Sprintf("%s.flags[%d]", at, i), string(f), flags...)
 		}
 	}
 	if !c.count(at+".syscalls", len(s.Syscalls), maxEntries) {
@@ -66,7 +43,7 @@ func (c *checker) seccompListener(at string, s *specs.LinuxSeccomp) {
 		c.errorf(at+".defaultAction", "SCMP_ACT_NOTIFY cannot be used as default action")
 	}
 	c.text(at+".listenerMetadata", s.ListenerMetadata, 1<<20)
-	notifies := slices.ContainsFunc(s.Syscalls, func(r specs.LinuxSyscall) bool { return r.Action == specs.ActNotify })
+	notifies := seccomp.Notifies(s)
 	switch i := slices.Index(s.Flags, specs.LinuxSeccompFlagWaitKillableRecv); {
 	case !notifies && i >= 0:
 		c.errorf(fmt.Sprintf("%s.flags[%d]", at, i), "%s needs a rule with SCMP_ACT_NOTIFY", s.Flags[i])
@@ -92,18 +69,17 @@ func (c *checker) seccompRule(at string, rule *specs.LinuxSyscall) {
 			}
 		}
 	}
-	c.oneOf(at+".action", string(rule.Action), seccompActions...)
+	c.oneOf(at+".action", string(rule.Action), seccomp.Actions()...)
 	c.errno(at+".errnoRet", rule.Action, rule.ErrnoRet)
 	if !c.count(at+".args", len(rule.Args), 64) {
 		return
 	}
+	operators := seccomp.Operators()
 	for i, arg := range rule.Args {
 		if arg.Index > 5 {
 			c.errorf(fmt.Sprintf("%s.args[%d].index", at, i), "%d is more than 5", arg.Index)
 		}
-		if !slices.Contains(seccompOperators, string(arg.Op)) {
-			c.oneOf(fmt.Sprintf("%s.args[%d].op", at, i), string(arg.Op), seccompOperators...)
-		}
+		c.oneOf(fmt.Sprintf("%s.args[%d].op", at, i), string(arg.Op), operators...)
 	}
 }
 

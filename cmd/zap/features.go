@@ -10,6 +10,7 @@ import (
 
 	"github.com/zap-migrate/zap/runtime"
 	"github.com/zap-migrate/zap/runtime/boot"
+	"github.com/zap-migrate/zap/runtime/seccomp"
 	"github.com/zap-migrate/zap/spec"
 )
 
@@ -55,11 +56,12 @@ func known() *features.Features {
 			Namespaces:   texts(boot.Namespaces()),
 			Capabilities: spec.Capabilities(),
 			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
-			Seccomp: &features.Seccomp{Enabled: compiles(func(s *specs.Spec) {
-				s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
-			})},
-			Apparmor:     &features.Apparmor{Enabled: compiles(func(s *specs.Spec) { s.Process.ApparmorProfile = "profile" })},
-			Selinux:      &features.Selinux{Enabled: compiles(func(s *specs.Spec) { s.Process.SelinuxLabel = "label" })},
+			Seccomp: &features.Seccomp{
+				Enabled: &yes, Actions: seccomp.Actions(), Operators: seccomp.Operators(), Archs: seccomp.Archs(),
+				KnownFlags: seccomp.Flags(), SupportedFlags: seccomp.SupportedFlags(),
+			},
+			Apparmor:     &features.Apparmor{Enabled: &yes}, // by zap, if not by this host
+			Selinux:      &features.Selinux{Enabled: &yes},
 			MemoryPolicy: &features.MemoryPolicy{Modes: texts(modes), Flags: texts(flags)},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: compiles(func(s *specs.Spec) {
 				s.Mounts = append(s.Mounts, specs.Mount{

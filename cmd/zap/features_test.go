@@ -32,6 +32,11 @@ func TestFeatures(t *testing.T) {
 		{"capabilities", f.Linux.Capabilities, []string{"CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"}},
 		{"memory policies", f.Linux.MemoryPolicy.Modes, []string{"MPOL_BIND", "MPOL_INTERLEAVE"}},
 		{"memory policy flags", f.Linux.MemoryPolicy.Flags, []string{"MPOL_F_STATIC_NODES"}},
+		{"seccomp actions", f.Linux.Seccomp.Actions, []string{"SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_NOTIFY"}},
+		{"seccomp operators", f.Linux.Seccomp.Operators, []string{"SCMP_CMP_NE", "SCMP_CMP_MASKED_EQ"}},
+		{"seccomp architectures", f.Linux.Seccomp.Archs, []string{"SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_S390X"}},
+		{"seccomp flags", f.Linux.Seccomp.KnownFlags, []string{"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"}},
+		{"seccomp flags of the kernel", f.Linux.Seccomp.SupportedFlags, []string{"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"}},
 		{"unsafe annotations", f.PotentiallyUnsafeConfigAnnotations, []string{"org.criu.config"}},
 	} {
 		for _, want := range list.wants {
