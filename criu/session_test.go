@@ -319,7 +319,7 @@ func TestLargeMessages(t *testing.T) {
 	DumpExternalMount(opts, "/"+strings.Repeat("y", 300<<10), "key")
 	_, err := s.Dump(t.Context(), opts, Callbacks{})
 	if e := asError(t, err); e.Cause != long {
-		t.Errorf("cause of %d bytes, want %d", len(e.Cause), len(long))
+		t.Errorf("cause of %d bytes, want %d: %.100s", len(e.Cause), len(long), e.Cause)
 	}
 }
 

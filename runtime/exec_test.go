@@ -15,8 +15,10 @@ import (
 func TestExec(t *testing.T) {
 	l := newLab(t)
 	b := l.bundle("sleep 1000")
-	b.Spec.Linux.Namespaces = append(b.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace},
-		specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	b.Spec.Linux.Namespaces = append(b.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	if !hasNamespace(b, specs.CgroupNamespace) { // on cgroup v2 the default bundle has one
+		b.Spec.Linux.Namespaces = append(b.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
 	b.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 5_000_000}}
 	b.Spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_SYS_PTRACE"}, Permitted: []string{"CAP_SYS_PTRACE"}, Effective: []string{"CAP_SYS_PTRACE"}}
 	c := l.create("one", b)

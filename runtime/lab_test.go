@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/spec"
@@ -76,6 +78,11 @@ func (l *lab) bundle(script string) *spec.Bundle {
 	s.Linux.CgroupsPath = fmt.Sprintf("/zap-test-%d/%s", os.Getpid(), filepath.Base(l.t.TempDir()+"-"+strings.ReplaceAll(l.t.Name(), "/", "-")))
 	l.t.Cleanup(func() { removeTestCgroups(l.t) })
 	return &spec.Bundle{Dir: l.t.TempDir(), Spec: s}
+}
+
+// hasNamespace says whether the bundle asks for a namespace of that type.
+func hasNamespace(b *spec.Bundle, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(b.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
 }
 
 // removeTestCgroups removes the parent of the test's cgroups where it is empty.

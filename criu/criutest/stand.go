@@ -193,6 +193,17 @@ func (s *stand) send(resp *rpc.CriuResp, passFile string) error {
 		defer f.Close()
 		rights = syscall.UnixRights(int(f.Fd()))
 	}
+	if len(data) > 64<<10 { // more than a socket takes by default
+		raw, err := s.conn.SyscallConn()
+		if err != nil {
+			return err
+		}
+		if err := raw.Control(func(fd uintptr) {
+			_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUFFORCE, 2*len(data))
+		}); err != nil {
+			return err
+		}
+	}
 	_, _, err = s.conn.WriteMsgUnix(data, rights, nil)
 	return err
 }

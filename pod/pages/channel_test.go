@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"math/big"
 	"net"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -16,6 +18,12 @@ import (
 
 // idle bounds every wait of a test.
 const idle = 20 * time.Second
+
+// slowness is how many times longer than usual a test that moves much data may take here: emulated machines say so in ZAP_TEST_SLOWNESS.
+func slowness() time.Duration {
+	n, _ := strconv.Atoi(os.Getenv("ZAP_TEST_SLOWNESS")) // 0 when nobody says
+	return time.Duration(max(1, n))
+}
 
 // tcpPair returns both ends of a connection over loopback.
 func tcpPair(tb testing.TB) (net.Conn, net.Conn) {

@@ -112,7 +112,7 @@ func (o *outcome) run(t *testing.T, ctx context.Context, dir string, limits page
 	for range 3 {
 		select {
 		case <-done:
-		case <-time.After(2 * idle):
+		case <-time.After(2 * idle * slowness()):
 			t.Fatal("a side hangs")
 		}
 	}

@@ -114,7 +114,7 @@ func loadModules(without []string) {
 
 // mountRoot makes the first disk the root, with the second at /data, and lets go of the initramfs.
 func mountRoot() error {
-	for _, disk := range []mountPoint{{"/dev/vda", newRoot, "ext4", unix.MS_NOATIME, ""}, {"/dev/vdb", newRoot + "/data", "ext4", unix.MS_NOATIME, ""}} {
+	for _, disk := range []mountPoint{{"/dev/vda", newRoot, "ext4", 0, ""}, {"/dev/vdb", newRoot + "/data", "ext4", 0, ""}} {
 		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			err := mountAll(disk)
 			if err == nil {
