@@ -113,7 +113,7 @@ func TestScheduler(t *testing.T) {
 			b := l.bundle("exec sleep 100")
 			b.Spec.Process.Args = []string{"sleep", "100"} // a process under SCHED_DEADLINE can't fork
 			b.Spec.Process.Scheduler = &s
-			b.Spec.Linux.CgroupsPath = fmt.Sprintf("/zap-test-%d", os.Getpid()) // real-time is only for groups whose parents have some
+			b.Spec.Linux.CgroupsPath = fmt.Sprintf("/zap-test-%d", os.Getpid())                      // real-time is only for groups whose parents have some
 			if cgroup.Mode() != "v2" && (s.Policy == specs.SchedFIFO || s.Policy == specs.SchedRR) { // v2 doesn't divide real-time
 				runtime := int64(1000)
 				b.Spec.Linux.Resources.CPU = &specs.LinuxCPU{RealtimeRuntime: &runtime}
