@@ -2,14 +2,18 @@ package runtime
 
 import (
 	"bufio"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -39,18 +43,31 @@ type talk struct {
 	out       *bufio.Reader
 }
 
+// talk makes a container that is removed with the test.
 func (l *lab) talk(make func(o CreateOptions) (*Container, error)) *talk {
+	l.t.Helper()
+	var c *Container
+	k := l.converse(func(o CreateOptions) (err error) {
+		c, err = make(o)
+		return err
+	})
+	k.container = c
+	l.t.Cleanup(func() { l.remove(c) })
+	return k
+}
+
+// converse has make start something with pipes as its standard streams.
+func (l *lab) converse(make func(o CreateOptions) error) *talk {
 	l.t.Helper()
 	stdin, in := l.pipe()
 	out, stdout := l.pipe()
-	c, err := make(CreateOptions{Stdin: stdin, Stdout: stdout, Stderr: stdout})
+	err := make(CreateOptions{Stdin: stdin, Stdout: stdout, Stderr: stdout})
 	stdin.Close()
 	stdout.Close()
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { l.remove(c) })
-	return &talk{c, in, bufio.NewReader(out)}
+	return &talk{in: in, out: bufio.NewReader(out)}
 }
 
 func (k *talk) say(t *testing.T, word, want string) {
@@ -83,6 +100,11 @@ func TestCheckpointRestore(t *testing.T) {
 	k.say(t, "a", "1 a")
 	l.exec(k.container, "echo kept > /dev/shm/file; sleep 1000 < /dev/null > /dev/null 2>&1 &")
 	for round, id := range []string{"one", "two"} {
+		if round == 1 { // CRI-O saves what it has paused
+			if cg, err := k.container.Cgroup(); err != nil || cg.Freeze(l.ctx) != nil {
+				t.Fatal("pause the container: ", err)
+			}
+		}
 		if err := k.container.Checkpoint(l.ctx, CheckpointOptions{ImageOptions: images}); err != nil {
 			t.Fatal(err)
 		}
@@ -105,6 +127,61 @@ func TestCheckpointRestore(t *testing.T) {
 		k.say(t, "b", fmt.Sprintf("%d b", round+2))
 		l.restored(k.container, limit)
 	}
+}
+
+// TestCheckpointOfRunc restores what runc has saved, and has runc restore what zap saves then.
+func TestCheckpointOfRunc(t *testing.T) {
+	l := newLab(t)
+	images := l.images()
+	path, err := exec.LookPath("runc")
+	if err != nil {
+		t.Skip("needs runc (make deps): ", err)
+	}
+	b := l.bundle(counter)
+	b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: t.TempDir(), Options: []string{"bind"}})
+	data, err := json.Marshal(b.Spec)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(b.Dir, "config.json"), data, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	runc := func(o CreateOptions, args ...string) error {
+		ctx, cancel := context.WithTimeout(l.ctx, 20*time.Second)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, path, append([]string{"--root", root, "--log", filepath.Join(root, "log")}, args...)...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = o.Stdin, o.Stdout, o.Stderr
+		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(images.CRIU.Path)+":"+os.Getenv("PATH")) // it looks for criu there
+		if err := cmd.Run(); err != nil {
+			text, _ := os.ReadFile(filepath.Join(root, "log"))
+			return fmt.Errorf("runc %s: %w: %s", args[0], err, text)
+		}
+		return nil
+	}
+	t.Cleanup(func() {
+		for _, id := range []string{"theirs", "again"} {
+			_ = exec.Command(path, "--root", root, "delete", "--force", id).Run()
+		}
+	})
+	paths := []string{"--image-path", images.Images, "--work-path", images.Work}
+	k := l.converse(func(o CreateOptions) error { return runc(o, "run", "--detach", "--bundle", b.Dir, "theirs") })
+	k.say(t, "a", "1 a")
+	if err := runc(CreateOptions{}, append(append([]string{"checkpoint"}, paths...), "theirs")...); err != nil {
+		t.Fatal(err)
+	}
+	k = l.talk(func(o CreateOptions) (*Container, error) { return l.runtime.Restore(l.ctx, "ours", b, o, images) })
+	k.say(t, "b", "2 b")
+	if err := os.RemoveAll(images.Images); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.container.Checkpoint(l.ctx, CheckpointOptions{ImageOptions: images}); err != nil {
+		t.Fatal(err)
+	}
+	k = l.converse(func(o CreateOptions) error {
+		return runc(o, append(append([]string{"restore", "--detach", "--bundle", b.Dir}, paths...), "again")...)
+	})
+	k.say(t, "c", "3 c")
 }
 
 // gone wants nothing of a container that was saved to be left.

@@ -136,3 +136,25 @@ func TestPodmanCheckpointTerminal(t *testing.T) {
 	s.wantEnd(0)
 	e.want("8", "wait", "shell")
 }
+
+// TestPodmanCheckpointPod restores a container into a pod, whose namespaces it shares with others.
+func TestPodmanCheckpointPod(t *testing.T) {
+	e := newPodman(t)
+	pod := e.do("pod", "create", "--name", "home", "--share", "net,ipc,uts") // podman 4.3 restores into pods by id only
+	e.do("run", "-d", "--pod", "home", "--name", "mate", image, "sh", "-c", "while :; do echo served | nc -l -p 4000; done")
+	e.do("run", "-d", "--pod", "home", "--name", "saved", "--tmpfs", "/scratch", image, "sh", "-c", counting)
+	e.do("exec", "saved", "sh", "-c", "echo kept > /scratch/file")
+	e.do("exec", "-d", "saved", "sh", "-c", "sleep 7777 & exec sleep 0.1")
+	archive := filepath.Join(t.TempDir(), "saved.tar.gz")
+	e.do("container", "checkpoint", "--export", archive, "--compress", "gzip", "saved")
+	before := 0
+	e.do("rm", "saved")
+	e.do("container", "restore", "--import", archive, "--pod", pod)
+	e.wantOn("saved", before)
+	for _, ns := range []string{"net", "ipc", "uts"} {
+		e.want(e.do("exec", "mate", "readlink", "/proc/self/ns/"+ns), "exec", "saved", "readlink", "/proc/1/ns/"+ns)
+	}
+	if got := e.do("exec", "saved", "nc", "-w", "2", "127.0.0.1", "4000"); got != "served" {
+		t.Errorf("the pod's other container says %q", got)
+	}
+}
