@@ -59,7 +59,9 @@ type creation struct {
 	child   *boot.Child
 	closers []func()
 
-	mountBefore uint64 // what was on top at the root's path
+	mountBefore uint64         // what was on top at the root's path
+	rdt         *RDT           // what was made of linux.intelRdt
+	returns     []func() error // give back what was lent to a container that does not come to be
 }
 
 // Create makes a container and its first process, which waits at the gate until Start. The calling process is the parent of it. After an
@@ -89,11 +91,14 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 	}
 	defer unlock()
 	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("create container %s: %w", id, err), c.giveBack())
+		}
 		for _, f := range c.closers {
 			f()
 		}
 		if err != nil {
-			err = errors.Join(fmt.Errorf("create container %s: %w", id, err), c.undo())
+			err = errors.Join(err, c.undo())
 		}
 	}()
 	o.Trace.Mark("make and lock " + c.dir)
@@ -101,6 +106,9 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 		return nil, err
 	}
 	o.Trace.Mark("make cgroup, write limits")
+	if err := c.makeRDT(); err != nil {
+		return nil, err
+	}
 	if err := c.start(gate); err != nil {
 		return nil, err
 	}
@@ -159,7 +167,7 @@ func (c *creation) start(gate boot.Gate) error {
 	c.mountBefore = rootMount(c.bundle)
 	facts := Facts(c.id, c.bundle, c.cgroup)
 	facts.Gate, facts.NoPivot, facts.NoNewKeyring = gate, c.options.NoPivot, c.options.NoNewKeyring
-	facts.Hooks = c.hasCreateHooks()
+	facts.Hooks = c.hasCreateHooks() || c.hasNetDevices()
 	facts.NullStreams = nullStreams(c.options.Stdin, c.options.Stdout, c.options.Stderr)
 	program, err := boot.Compile(c.bundle.Spec, facts)
 	if err != nil {
@@ -186,6 +194,9 @@ func (c *creation) start(gate boot.Gate) error {
 		status = specs.StateRunning // as it will be when the child gets its word, unless nothing is left of it
 	}
 	defer c.options.Trace.Mark("write the state")
+	if err := c.rdt.add(c.child.Pid); err != nil {
+		return err
+	}
 	return c.record(status)
 }
 
@@ -283,7 +294,7 @@ func (c *creation) describe(status specs.ContainerState, pid int) error {
 	c.state = &State{
 		Version: stateVersion, ID: c.id, Status: status, Pid: pid, StartTime: start, Created: time.Now().UTC(),
 		Bundle: c.bundle, Annotations: c.bundle.Spec.Annotations,
-		Owner: owner(), Pod: c.options.Extra, NoNewKeyring: c.options.NoNewKeyring,
+		Owner: owner(), Pod: c.options.Extra, NoNewKeyring: c.options.NoNewKeyring, RDT: c.rdt,
 	}
 	if c.cgroup != nil {
 		c.state.CgroupPath, c.state.Cgroups = c.cgroup.Path(), c.cgroup.Paths()
@@ -350,6 +361,9 @@ func (c *creation) follow(gate boot.Gate) error {
 				return err
 			}
 		case boot.MarkPrepare:
+			if err := c.moveDevices(); err != nil {
+				return err
+			}
 			if err := c.createHooks(); err != nil {
 				return err
 			}
@@ -388,6 +402,7 @@ func (c *creation) undo() error {
 	if mount := rootMount(c.bundle); c.child != nil && mount != c.mountBefore {
 		errs = append(errs, detachRoot(c.bundle, mount))
 	}
+	errs = append(errs, c.rdt.remove())
 	for _, name := range []string{stateName, gateName} {
 		if err := os.Remove(filepath.Join(c.dir, name)); err != nil && !os.IsNotExist(err) {
 			errs = append(errs, err)

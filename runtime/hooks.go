@@ -51,12 +51,17 @@ func (c *creation) createHooks() error {
 	if err := c.runtimeHooks(); err != nil {
 		return err
 	}
-	h := c.bundle.Spec.Hooks
-	return c.container().insideHooks(c.ctx, "createContainer", h.CreateContainer, specs.StateCreating)
+	if !c.hasCreateHooks() {
+		return nil
+	}
+	return c.container().insideHooks(c.ctx, "createContainer", c.bundle.Spec.Hooks.CreateContainer, specs.StateCreating)
 }
 
 // runtimeHooks runs the hooks beside a container that is being made or restored.
 func (c *creation) runtimeHooks() error {
+	if !c.hasCreateHooks() {
+		return nil
+	}
 	h, state := c.bundle.Spec.Hooks, c.container().hookState(specs.StateCreating)
 	//lint:ignore SA1019 prestart is deprecated and in use
 	if err := runHooks(c.ctx, "prestart", h.Prestart, state, runHook); err != nil {

@@ -148,6 +148,9 @@ func (c *Container) delete(ctx context.Context, force bool) error {
 			return err
 		}
 	}
+	if err := c.state.RDT.remove(); err != nil {
+		return fmt.Errorf("leave resource director: %w", err)
+	}
 	if err := detachRoot(c.state.Bundle, c.state.RootMount); err != nil {
 		return err
 	}

@@ -51,6 +51,8 @@ type State struct {
 	Owner string `json:"owner"`
 	// RootMount is the mount that the container's root file system is, when that is in the runtime's mount namespace; 0 otherwise.
 	RootMount uint64 `json:"rootMount,omitempty"`
+	// RDT is the container's place in the resctrl file system; nil without one.
+	RDT *RDT `json:"rdt,omitempty"`
 	// NoNewKeyring says that the container kept the session keyring of the one who made it.
 	NoNewKeyring bool `json:"noNewKeyring,omitempty"`
 	// Pod belongs to package pod.

@@ -185,6 +185,7 @@ func (s *Source) blockers(plan error) error {
 	if l := s.offer.Bundle.Spec.Linux; l != nil {
 		found = append(found, preflight.Supervised(s.Pod.ID(), l.Seccomp)...)
 	}
+	found = append(found, preflight.Attributes(s.Pod.ID(), s.offer.Bundle.Spec)...)
 	s.found = append(found, s.found...)
 	return nil
 }
