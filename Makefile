@@ -20,7 +20,7 @@ build: ## Build bin/zap, static
 
 .PHONY: test
 test: deps build ## Run every test: the packages' (unit and root), then end to end
-	@bash .ci/test packages engines e2e
+	@bash .ci/test packages engines validation e2e
 
 .PHONY: test-packages test-engines test-e2e
 test-packages: ## Run the packages' tests; those that need root skip without it

@@ -35,7 +35,7 @@ var ranks = map[string]int{
 	"cmd/zap":  8,
 	"e2e":      9, "e2e/cell": 9,
 	"e2e/stage": 10,
-	"e2e/bench": 11, "e2e/demo": 11, "e2e/engines": 11,
+	"e2e/bench": 11, "e2e/demo": 11, "e2e/engines": 11, "e2e/validation": 11,
 	"e2e/vm/remote": 9, "e2e/vm": 10, "e2e/vm/agent": 10,
 }
 

@@ -63,8 +63,10 @@ func (c *creation) runtimeHooks() error {
 		return nil
 	}
 	h, state := c.bundle.Spec.Hooks, c.container().hookState(specs.StateCreating)
+	// The specification's steps have these after the one in which a container is "creating"; runtime-tools wants to read so.
+	early := c.container().hookState(specs.StateCreated)
 	//lint:ignore SA1019 prestart is deprecated and in use
-	if err := runHooks(c.ctx, "prestart", h.Prestart, state, runHook); err != nil {
+	if err := runHooks(c.ctx, "prestart", h.Prestart, early, runHook); err != nil {
 		return err
 	}
 	return runHooks(c.ctx, "createRuntime", h.CreateRuntime, state, runHook)

@@ -76,7 +76,7 @@ func TestHooks(t *testing.T) {
 		pid    int
 		ns     string
 	}{
-		"prestart":        {specs.StateCreating, pid, ours},
+		"prestart":        {specs.StateCreated, pid, ours},
 		"createRuntime":   {specs.StateCreating, pid, ours},
 		"createContainer": {specs.StateCreating, 1, theirs},
 		"startContainer":  {specs.StateCreated, 1, theirs},

@@ -21,6 +21,10 @@ type Cell struct {
 	Copies []string
 	// Zap is the environment variable that names the binary which is bound to /usr/local/bin/zap. This needs /usr/local among Copies.
 	Zap string
+	// Legacy leaves out version 2 of cgroups where version 1 is mounted too.
+	Legacy bool
+	// Controllers are controllers of version 1 that are mounted in the cell when nobody else has them, as net_cls is on most machines.
+	Controllers []string
 }
 
 // Stages of the program, by the environment variable of that name.
@@ -41,7 +45,7 @@ func (c Cell) Run(m *testing.M) int {
 	case stage == stageInit:
 		code, err = c.init()
 	case stage == stageJoin:
-		code, err = join()
+		code, err = c.join()
 	case os.Getuid() != 0:
 		return m.Run()
 	default:
@@ -83,9 +87,12 @@ func (c Cell) host() (int, error) {
 }
 
 // join joins the cell's cgroups, which become the roots of the cgroup namespace.
-func join() (int, error) {
+func (c Cell) join() (int, error) {
 	dirs, err := joinGroups()
 	if err != nil {
+		return 0, err
+	}
+	if err := c.borrow(); err != nil {
 		return 0, err
 	}
 	cmd := again(stageInit)
@@ -116,6 +123,7 @@ func (c Cell) init() (int, error) {
 		case err != nil:
 			return 0, fmt.Errorf("wait for the tests: %w", err)
 		case pid == cmd.Process.Pid && status.Exited():
+			c.giveBack()
 			return status.ExitStatus(), nil
 		case pid == cmd.Process.Pid && status.Signaled():
 			return 128 + int(status.Signal()), nil

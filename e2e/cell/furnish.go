@@ -11,7 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const installed = "/usr/local/bin/zap"
+const (
+	installed = "/usr/local/bin/zap"
+	store     = "/mnt" // what mounts are made of
+)
 
 // furnish makes the mounts of the cell and sets its loopback link up.
 func (c Cell) furnish() error {
@@ -21,11 +24,10 @@ func (c Cell) furnish() error {
 	if err := mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return err
 	}
-	if err := remountGroups(); err != nil {
+	if err := c.remountGroups(); err != nil {
 		return err
 	}
 	// What is written to the copies lies on a tmpfs that no path leads to any more.
-	store := "/mnt"
 	if err := mount("cell", store, "tmpfs", 0, "mode=755"); err != nil {
 		return err
 	}

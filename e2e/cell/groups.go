@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -135,10 +136,14 @@ func joinGroups() ([]string, error) {
 	return dirs, os.Unsetenv(groupsVariable)
 }
 
-// remountGroups mounts the hierarchies as this cgroup namespace sees them: the cell's groups are their roots. In version 2 no processes
-// may be in a group that gives controllers on, so this one goes into a group of its own.
-func remountGroups() error {
+// remountGroups mounts the hierarchies as this cgroup namespace sees them: the cell's groups are their roots. Where they lie on a tmpfs,
+// that is a new one too. In version 2 no processes may be in a group that gives controllers on, so this one goes into a group of its own.
+func (c Cell) remountGroups() error {
 	all, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	links, err := symbolicLinks(cgroupRoot)
 	if err != nil {
 		return err
 	}
@@ -146,7 +151,17 @@ func remountGroups() error {
 		if err := unix.Unmount(h.path, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount %s: %w", h.path, err)
 		}
-		if err := mount("cgroup", h.path, h.kind, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, h.options); err != nil {
+	}
+	if all[0].path != cgroupRoot {
+		if err := mount("cgroup", cgroupRoot, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755"); err != nil {
+			return err
+		}
+		if c.Legacy {
+			all = slices.DeleteFunc(all, func(h hierarchy) bool { return h.kind == "cgroup2" })
+		}
+	}
+	for _, h := range all {
+		if err := mountHierarchy(h); err != nil {
 			return err
 		}
 		if h.kind == "cgroup2" {
@@ -155,7 +170,86 @@ func remountGroups() error {
 			}
 		}
 	}
+	for _, name := range c.Controllers {
+		if _, err := os.Stat(filepath.Join(store, name)); err != nil {
+			continue // not borrowed
+		}
+		if err := mountHierarchy(hierarchy{filepath.Join(cgroupRoot, name), "cgroup", name}); err != nil {
+			return err
+		}
+	}
+	if len(c.Controllers) > 0 {
+		if err := unix.Unmount(store, unix.MNT_DETACH); err != nil { // what borrow has mounted, and keeps
+			return fmt.Errorf("unmount %s: %w", store, err)
+		}
+	}
+	for name, target := range links {
+		if err := os.Symlink(target, filepath.Join(cgroupRoot, name)); err != nil && !os.IsExist(err) {
+			return err
+		}
+	}
 	return nil
+}
+
+func mountHierarchy(h hierarchy) error {
+	if err := os.MkdirAll(h.path, 0o755); err != nil {
+		return err
+	}
+	err := mount("cgroup", h.path, h.kind, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, h.options)
+	if err != nil && h.path != cgroupRoot {
+		_ = os.Remove(h.path)
+	}
+	return err
+}
+
+// symbolicLinks are those in a directory: /sys/fs/cgroup has some for controllers that share a hierarchy.
+func symbolicLinks(dir string) (map[string]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	links := map[string]string{}
+	for _, e := range entries {
+		if e.Type() == os.ModeSymlink {
+			if links[e.Name()], err = os.Readlink(filepath.Join(dir, e.Name())); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return links, nil
+}
+
+// borrow makes the hierarchies of Controllers, which can't be done from a cgroup namespace, and keeps them as long as this process lives
+// by mounts that only it and the cell have. It goes without those that version 2 or another hierarchy has.
+func (c Cell) borrow() error {
+	if len(c.Controllers) == 0 {
+		return nil
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unshare mount namespace: %w", err)
+	}
+	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if err := mount("cell", store, "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	for _, name := range c.Controllers {
+		_ = mountHierarchy(hierarchy{filepath.Join(store, name), "cgroup", name})
+	}
+	return nil
+}
+
+// giveBack removes what tests have left in the hierarchies of Controllers: as long as they have a group they stay, also when no mount
+// leads to them.
+func (c Cell) giveBack() {
+	for _, name := range c.Controllers {
+		groups, _ := filepath.Glob(filepath.Join(cgroupRoot, name, "*/"))
+		for _, dir := range groups {
+			_ = removeTree(dir)
+		}
+	}
 }
 
 // delegate moves what runs in a cgroup into one below it and gives all controllers on.
