@@ -17,6 +17,7 @@ import (
 var certainBlockers = []string{
 	preflight.BlockTraced, preflight.BlockProcess, preflight.BlockIOUring, preflight.BlockUffd, preflight.BlockPerf, preflight.BlockBPF,
 	preflight.BlockKVM, preflight.BlockFuse, preflight.BlockSecretMem, preflight.BlockSeccomp, preflight.BlockDevice, preflight.BlockMapping,
+	preflight.BlockLimits,
 }
 
 // checkBlockers says what of a container can't be saved, before anything is stopped.
@@ -54,6 +55,9 @@ func blockersOf(c *runtime.Container) []spec.Blocker {
 	found, err := preflight.Inspect(c.State().Pid, cg, streams.Names, plan)
 	if err != nil {
 		return nil
+	}
+	if l := c.State().Bundle.Spec.Linux; l != nil {
+		found = append(found, preflight.Supervised(c.ID(), l.Seccomp)...)
 	}
 	return found
 }
