@@ -165,11 +165,7 @@ func (c *creation) makeDir() (unlock func(), err error) {
 // start compiles the program and begins it.
 func (c *creation) start(gate boot.Gate) error {
 	c.mountBefore = rootMount(c.bundle)
-	facts := Facts(c.id, c.bundle, c.cgroup)
-	facts.Gate, facts.NoPivot, facts.NoNewKeyring = gate, c.options.NoPivot, c.options.NoNewKeyring
-	facts.Hooks = c.hasCreateHooks() || c.hasNetDevices()
-	facts.NullStreams = nullStreams(c.options.Stdin, c.options.Stdout, c.options.Stderr)
-	program, err := boot.Compile(c.bundle.Spec, facts)
+	program, facts, err := c.compile(gate)
 	if err != nil {
 		return err
 	}
@@ -198,6 +194,16 @@ func (c *creation) start(gate boot.Gate) error {
 		return err
 	}
 	return c.record(status)
+}
+
+// compile makes the program of the container's first process.
+func (c *creation) compile(gate boot.Gate) (*boot.Program, boot.Facts, error) {
+	facts := Facts(c.id, c.bundle, c.cgroup)
+	facts.Gate, facts.NoPivot, facts.NoNewKeyring = gate, c.options.NoPivot, c.options.NoNewKeyring
+	facts.Hooks = c.hasCreateHooks() || c.hasNetDevices()
+	facts.NullStreams = nullStreams(c.options.Stdin, c.options.Stdout, c.options.Stderr)
+	program, err := boot.Compile(c.bundle.Spec, facts)
+	return program, facts, err
 }
 
 // bind opens what the program needs from its parent.

@@ -18,6 +18,7 @@ type createFlags struct {
 	bundle, consoleSocket, pidfdSocket, pidFile string
 	noPivot, noNewKeyring                       bool
 	preserveFDs                                 int
+	dryRun                                      bool
 }
 
 func (f *createFlags) register(cmd *cobra.Command) {
@@ -28,6 +29,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.pidFile, "pid-file", "", "file to write the process's pid to")
 	fs.BoolVar(&f.noPivot, "no-pivot", false, "move the root instead of exchanging it, for hosts that run from a ramdisk")
 	fs.BoolVar(&f.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "print the system calls that would be made, and make none")
 	fs.IntVar(&f.preserveFDs, "preserve-fds", 0, "number of descriptors from 3 on to pass to the container")
 }
 
@@ -113,6 +115,9 @@ The program gets the standard streams of this command, or a terminal whose maste
 				return fmt.Errorf("create container %s: %w", args[0], err)
 			}
 			rt := runtime.New(g.root, g.log)
+			if f.dryRun {
+				return printProgram(rt.DryRun(args[0], b, o, false))
+			}
 			undo, err := newNotifier(rt, args[0]).prepare(b.Spec)
 			if err != nil {
 				return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -37,4 +38,13 @@ Nothing is made or changed. Joining the cgroup is left out: which calls that tak
 			return err
 		},
 	}
+}
+
+// printProgram prints what a dry run found.
+func printProgram(program *boot.Program, err error) error {
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(os.Stdout, program)
+	return err
 }

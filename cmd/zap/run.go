@@ -56,6 +56,9 @@ func (r *runFlags) run(ctx context.Context, g *globals, id string) error {
 		return fmt.Errorf("create container %s: %w", id, err)
 	}
 	rt := runtime.New(g.root, g.log)
+	if r.dryRun {
+		return printProgram(rt.DryRun(id, b, o, true))
+	}
 	n := newNotifier(rt, id)
 	undo, err := n.prepare(b.Spec)
 	if err != nil {

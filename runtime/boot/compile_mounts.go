@@ -257,7 +257,7 @@ func (c *compiler) clone(source string, recursive bool) last {
 
 // attach puts the mount at hand on the mountpoint in register target.
 func (c *compiler) attach(o mountOptions) {
-	c.move()
+	c.move().hint(unix.EINVAL, "a directory does not go on a file, nor a file on a directory")
 	c.propagate(c.mnt, o.propagation)
 	c.close("target")
 	switch {

@@ -157,14 +157,14 @@ func TestGangwayImage(t *testing.T) {
 
 // TestDecode checks that messages are bounded by the program they are about.
 func TestDecode(t *testing.T) {
-	p := &Program{Ops: []Op{{Nr: unix.SYS_CHDIR, What: "change to working directory /x", Origin: "config.json: process.cwd"}}}
+	p := &Program{Ops: []Op{{Nr: unix.SYS_CHDIR, Args: []Arg{text("/x")}, What: "change to working directory /x", Origin: "config.json: process.cwd"}}}
 	for _, message := range [][]byte{nil, {1, 2, 3}, {1, 0, 0, 0, 2, 0, 0, 0}, {255, 255, 255, 255, 2, 0, 0, 0}, make([]byte, 9)} {
 		if _, err := p.Decode(message); err == nil {
 			t.Errorf("%v was accepted", message)
 		}
 	}
 	_, err := p.Decode([]byte{0, 0, 0, 0, 2, 0, 0, 0})
-	if want := "change to working directory /x: no such file or directory (config.json: process.cwd)"; err == nil || err.Error() != want {
+	if want := "change to working directory /x: no such file or directory (config.json: process.cwd) in chdir(\"/x\")"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	if mark, err := p.Decode([]byte{0, 0, 0, 0, 0, 0, 0, 0}); err != nil || mark != p.Ops[0].What {

@@ -36,7 +36,8 @@ type Failure struct {
 // ErrNotFound is the cause when no directory of PATH has the program.
 var ErrNotFound = errors.New("executable file not found in $PATH")
 
-// Error returns for instance "mount tmpfs on /dev/shm: operation not permitted (config.json: mounts[3])".
+// Error returns for instance "mount tmpfs on /dev/shm: invalid argument (config.json: mounts[3]) in fsconfig(context, FSCONFIG_SET_STRING,
+// "size", "big", 0)". What could not be executed is said as other runtimes do, without the call.
 func (f *Failure) Error() string {
 	text := fmt.Sprintf("%s: %v", f.What, f.Err)
 	if f.Origin != "" {
@@ -45,7 +46,24 @@ func (f *Failure) Error() string {
 	if f.Hint != "" {
 		text += "; " + f.Hint
 	}
+	if call, _, found := strings.Cut(f.Call, "("); found && !strings.HasPrefix(f.What, "exec ") && isCall(call) {
+		text += " in " + clip(f.Call)
+	}
 	return text
+}
+
+// isCall says whether a text is the name of a system call.
+func isCall(text string) bool {
+	return slices.ContainsFunc(calls[:], func(c name) bool { return c.text == text })
+}
+
+// clip shortens a call with long arguments.
+func clip(call string) string {
+	const most = 240
+	if len(call) > most {
+		return strings.ToValidUTF8(call[:most], "") + "..."
+	}
+	return call
 }
 
 // Unwrap returns the cause.
