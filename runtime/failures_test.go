@@ -63,7 +63,7 @@ func TestFailures(t *testing.T) {
 		{"setgroups", func(t *testing.T, b *spec.Bundle) {
 			withUsers(t, b)
 			b.Spec.Process.User.AdditionalGids = []uint32{70000}
-		}, "become user 0:0: invalid argument (config.json: process.user)", unix.EINVAL},
+		}, "set groups [70000]: invalid argument (config.json: process.user.additionalGids)", unix.EINVAL},
 		{"", func(_ *testing.T, b *spec.Bundle) { b.Spec.Process.Args = []string{"nothing-of-this-name"} }, `exec "nothing-of-this-name": executable file not found in $PATH (config.json: process.args)`, 0},
 		{"", func(_ *testing.T, b *spec.Bundle) { b.Spec.Process.Args = []string{"/etc/plain"} }, `exec "/etc/plain": permission denied`, unix.EACCES},
 	} {

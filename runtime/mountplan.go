@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -101,6 +102,7 @@ type mountInfo struct {
 	fsOptions         []string
 	device            string
 	mountFlagsOptions []string
+	peers             string // the group of mounts that it shares what is mounted in it with; empty for none
 }
 
 // PlanMounts reads the mounts of a container's first process and says how each of them travels. The error names every mount that can't.
@@ -137,6 +139,7 @@ func readMountInfo(pid string) ([]mountInfo, error) {
 type planner struct {
 	sources map[string]string // of the specification's bind mounts, by target; "" for its other mounts
 	host    map[string]string // devices of this host's mounts by target
+	peers   map[string]bool   // groups that this host's mounts are in
 	cgroup  string            // of the container
 	root    string            // device of the root file system
 	trees   map[string]bool   // devices of the trees
@@ -146,9 +149,10 @@ type planner struct {
 }
 
 func planMounts(mounts, host []mountInfo, sources map[string]string, cgroup string) *planner {
-	p := &planner{sources: sources, host: map[string]string{}, cgroup: cgroup, trees: map[string]bool{}, targets: map[string]bool{}}
+	p := &planner{sources: sources, host: map[string]string{}, peers: map[string]bool{}, cgroup: cgroup, trees: map[string]bool{}, targets: map[string]bool{}}
 	for _, m := range host {
 		p.host[m.target] = m.device
+		p.peers[m.peers] = m.peers != ""
 	}
 	for _, m := range mounts {
 		p.add(&m)
@@ -166,6 +170,12 @@ func (p *planner) add(m *mountInfo) {
 	}
 	p.targets[m.target] = true
 	switch {
+	case slices.Contains(m.mountFlagsOptions, "idmapped"): // what maps it is a namespace that CRIU knows nothing of
+		p.refuse(m, "id-mapped")
+	case slices.Contains(m.mountFlagsOptions, "nosymfollow"): // which CRIU drops without a word
+		p.refuse(m, "nosymfollow")
+	case p.peers[m.peers]: // elsewhere it would share nothing
+		p.refuse(m, "what is mounted in it is shared with the host")
 	case m.target == "/":
 		p.root = m.device
 	case source != "":
@@ -232,6 +242,9 @@ func controllerOf(m *mountInfo) string {
 func bindSources(b *spec.Bundle) map[string]string {
 	sources := map[string]string{}
 	for _, m := range b.Spec.Mounts {
+		if slices.Contains(m.Options, "remount") {
+			continue // it changes a mount that is there
+		}
 		source := ""
 		if isBind(m) {
 			if source = m.Source; !filepath.IsAbs(source) {
@@ -239,7 +252,7 @@ func bindSources(b *spec.Bundle) map[string]string {
 			}
 			source = filepath.Clean(source)
 		}
-		sources[filepath.Clean(m.Destination)] = source
+		sources[filepath.Join("/", m.Destination)] = source
 	}
 	return sources
 }
@@ -295,6 +308,11 @@ func parseMountInfo(r io.Reader) ([]mountInfo, error) {
 		m := mountInfo{
 			id: id, device: left[2], root: unescape(left[3]), target: unescape(left[4]),
 			mountFlagsOptions: strings.Split(left[5], ","), fstype: right[0], source: unescape(right[1]),
+		}
+		for _, field := range left[6:] {
+			if group, ok := strings.CutPrefix(field, "shared:"); ok {
+				m.peers = group
+			}
 		}
 		if len(right) > 2 {
 			m.fsOptions = strings.Split(right[2], ",")

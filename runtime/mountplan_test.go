@@ -15,7 +15,7 @@ import (
 const planHost = `
 20 1 8:1 / / rw - ext4 /dev/sda1 rw
 21 20 0:50 / /srv/data/scratch rw - tmpfs scratch rw
-22 20 0:60 / /elsewhere rw - tmpfs other rw
+22 20 0:60 / /elsewhere rw shared:7 - tmpfs other rw
 `
 
 const planContainer = `
@@ -34,7 +34,7 @@ const planContainer = `
 112 111 0:50 / /data/scratch rw - tmpfs scratch rw
 113 111 0:75 / /data/own rw - tmpfs tmpfs rw
 114 100 8:1 /bundle/hosts /etc/hosts ro - ext4 /dev/sda1 rw
-115 100 0:72 / /shm rw - tmpfs shm rw
+115 100 0:72 / /shm rw shared:8 master:7 - tmpfs shm rw
 116 102 0:6 /kvm /dev/kvm rw - devtmpfs udev rw
 117 102 0:76 / /dev/mqueue rw - mqueue mqueue rw
 118 100 8:1 /bundle/rootfs/empty /sys/firmware ro - ext4 /dev/sda1 rw
@@ -97,11 +97,41 @@ func TestPlanMountsRefuses(t *testing.T) {
 		"130 105 0:32 / /sys/fs/cgroup/all rw - cgroup cgroup rw,memory":   "/sys/fs/cgroup/all (it shows the cgroup /)",
 		"130 105 0:32 /top/c12 /sys/fs/other rw - cgroup cgroup rw,memory": "/sys/fs/other (it shows the cgroup /top/c12)",
 		"130 102 0:91 / /dev/shm rw - tmpfs shm rw":                        "/dev/shm (one above another)",
+		"130 100 8:1 /srv/x /mnt rw,idmapped - ext4 /dev/sda1 rw":          "/mnt (id-mapped)",
+		"130 100 8:1 /srv/x /mnt rw,nosymfollow - ext4 /dev/sda1 rw":       "/mnt (nosymfollow)",
+		"130 100 8:1 /srv/x /mnt rw shared:7 - ext4 /dev/sda1 rw":          "/mnt (what is mounted in it is shared with the host)",
 	} {
 		p := planMounts(readPlan(t, planContainer+line+"\n"), readPlan(t, planHost), planSources(), "/top/c1")
 		if len(p.refused) != 1 || p.refused[0] != want {
 			t.Errorf("of %q is refused: %q, not %q", line, p.refused, want)
 		}
+	}
+}
+
+// TestPlanOfKinds asks about a container that runs: what CRIU does not know is named, propagation of the container's own is not.
+func TestPlanOfKinds(t *testing.T) {
+	l := newLab(t)
+	b := l.bundle("sleep 1000")
+	b.Spec.Root.Readonly = false
+	b.Spec.Linux.RootfsPropagation = "slave"
+	source := t.TempDir()
+	b.Spec.Mounts = append(b.Spec.Mounts,
+		specs.Mount{Destination: "mapped", Source: source, Options: []string{"bind"}, UIDMappings: mapping(0, 5, 1), GIDMappings: mapping(0, 5, 1)},
+		specs.Mount{Destination: "/nolinks", Source: source, Options: []string{"bind", "nosymfollow"}},
+		specs.Mount{Destination: "relative", Source: source, Options: []string{"bind", "shared", "rro"}},
+		specs.Mount{Destination: "/relative", Source: "none", Options: []string{"bind", "remount", "nodev"}},
+		specs.Mount{Destination: "/alone", Source: source, Options: []string{"rbind", "runbindable"}})
+	c := l.create("kinds", b)
+	plan, err := PlanMounts(c.State())
+	if err == nil || err.Error() != "mounts that can't travel: /mapped (id-mapped), /nolinks (nosymfollow)" {
+		t.Errorf("refused: %v", err)
+	}
+	found := map[string]string{}
+	for _, m := range plan.Binds {
+		found[m.Target] = m.Source
+	}
+	if found["/relative"] != source || found["/alone"] != source {
+		t.Errorf("binds: %+v", plan.Binds)
 	}
 }
 
