@@ -162,15 +162,14 @@ func TestCVE202130465(t *testing.T) {
 			b.Spec.Root.Readonly = false
 			b.Spec.Mounts = append(b.Spec.Mounts, bindMount(volume, "/volume"), bindMount(content, "/volume/dest"),
 				bindMount(content, "/volume/dest/deeper"))
-			hosts := mountTable(t)
 			swap := func() func() { return exchange(t, filepath.Join(volume, "dest"), filepath.Join(volume, "link")) }
 			l.race(b, swap, func(output string, err error) {
 				if strings.Contains(output, "of the host") || strings.Contains(output, "content\n") {
 					t.Errorf("got %q", output)
 				}
 			})
-			if now := mountTable(t); now != hosts {
-				t.Errorf("the host's mounts were\n%sand are\n%s", hosts, now)
+			if mounts := mountTable(t); strings.Contains(mounts, volume) || strings.Contains(mounts, content) || strings.Contains(mounts, b.RootPath()) {
+				t.Errorf("the host has a mount of the container's:\n%s", mounts)
 			}
 		})
 	}
