@@ -306,3 +306,28 @@ func keyrings(t *testing.T, name string) map[string]int {
 	}
 	return out
 }
+
+// TestDeviceThatIsThere wants a device that an image brings to be taken when it is the one that is asked for, and refused when it is not.
+func TestDeviceThatIsThere(t *testing.T) {
+	l := newLab(t)
+	b := l.bundle("stat -c %F:%t:%T /null /pipe")
+	for name, dev := range map[string]uint64{"null": unix.Mkdev(1, 3), "other": unix.Mkdev(1, 5)} {
+		if err := unix.Mknod(filepath.Join(b.RootPath(), name), unix.S_IFCHR|0o600, int(dev)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mkfifo(filepath.Join(b.RootPath(), "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/null", Type: "c", Major: 1, Minor: 3}, {Path: "/pipe", Type: "p"}}
+	if out, code := l.run(b); code != 0 || out != "character special file:1:3\nfifo:0:0\n" {
+		t.Errorf("%d, %q", code, out)
+	}
+	for _, path := range []string{"/other", "/etc/plain", "/etc"} {
+		b.Spec.Linux.Devices = []specs.LinuxDevice{{Path: path, Type: "c", Major: 1, Minor: 3}}
+		_, err := l.runtime.Create(l.ctx, "device", b, CreateOptions{})
+		if want := "(config.json: linux.devices[0]); something else is there"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", path, err, want)
+		}
+	}
+}

@@ -24,7 +24,7 @@ func (c *checker) process(at string, p *specs.Process) {
 	c.strings(at+".args", p.Args)
 	c.environment(at+".env", p.Env)
 	c.path(at+".cwd", p.Cwd, true)
-	if p.ConsoleSize != nil && (p.ConsoleSize.Height > 65535 || p.ConsoleSize.Width > 65535) {
+	if p.ConsoleSize != nil && p.Terminal && (p.ConsoleSize.Height > 65535 || p.ConsoleSize.Width > 65535) {
 		c.errorf(at+".consoleSize", "%d by %d, more than 65535", p.ConsoleSize.Height, p.ConsoleSize.Width)
 	}
 	if p.User.Umask != nil && *p.User.Umask > 0o777 {

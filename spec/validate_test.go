@@ -399,3 +399,12 @@ func TestUnknownCapabilities(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// TestConsoleSizeWithoutTerminal wants a console size to be ignored where there is no console, whatever it is (config.md, Process).
+func TestConsoleSizeWithoutTerminal(t *testing.T) {
+	s := spec.Default()
+	s.Process.Terminal, s.Process.ConsoleSize = false, &specs.Box{Height: 1 << 30}
+	if err := spec.Validate(s); err != nil {
+		t.Error(err)
+	}
+}

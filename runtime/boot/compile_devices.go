@@ -3,6 +3,7 @@ package boot
 import (
 	"fmt"
 	"path"
+	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -68,6 +69,24 @@ func (c *compiler) node(name, host string, mode uint32, dev uint64) {
 	c.close("mount")
 }
 
+// makeNode makes a device node in register dir. What is there already has to be the same device (config-linux.md, Devices).
+func (c *compiler) makeNode(name string, mode uint32, dev uint64) {
+	made := new(label)
+	c.do(unix.SYS_MKNODAT, c.reg("dir"), text(name), symbol(mode, namesMode), number(dev)).ignore(unix.EEXIST).then(made)
+	st, kind, all := new(unix.Stat_t), mode&unix.S_IFMT, uint32(unix.S_IFMT)
+	c.do(unix.SYS_OPENAT, c.reg("dir"), text(name), symbol(flagsPath|unix.O_NOFOLLOW, namesOpen)).into("target")
+	c.do(unix.SYS_FSTAT, c.reg("target"), memory(st, showStat))
+	const hint = "something else is there"
+	expect(&c.builder, &st.Mode, &kind, &all, showFileType).hint(unix.EXDEV, hint)
+	if kind != unix.S_IFIFO {
+		expect(&c.builder, &st.Rdev, &dev, nil, showDevice).hint(unix.EXDEV, hint)
+	}
+	c.close("target")
+	c.place(made)
+}
+
+func showFileType(p unsafe.Pointer) string { return fmt.Sprintf("%#o", *(*uint32)(p)) }
+
 // device makes a node that the specification lists.
 func (c *compiler) device(d specs.LinuxDevice) {
 	mode := uint32(0o666)
@@ -86,7 +105,11 @@ func (c *compiler) device(d specs.LinuxDevice) {
 	}
 	dir, name := path.Split(inside(d.Path))
 	c.makeDirs(inside(dir))
-	c.node(name, d.Path, mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor)))
+	if c.users {
+		c.node(name, d.Path, mode, 0)
+	} else {
+		c.makeNode(name, mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor)))
+	}
 	if !c.users && (d.UID != nil || d.GID != nil) {
 		c.do(unix.SYS_FCHOWNAT, c.reg("dir"), text(name), number(id(d.UID)), number(id(d.GID)),
 			symbol(unix.AT_SYMLINK_NOFOLLOW, namesAt))
