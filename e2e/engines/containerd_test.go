@@ -138,6 +138,7 @@ var ctrOptions = []option{
 		"stat -c '%t:%T' /run/experiment; (true < /run/experiment) 2>&1; true",
 		"f0:0\nsh: can't open /run/experiment: No such device or address",
 	},
+	{"seccomp", []string{"--seccomp"}, "grep Seccomp: /proc/self/status; unshare -m true 2>/dev/null || echo no", "Seccomp:\t2\nno"},
 	{"no-pivot", []string{"--no-pivot"}, "ls /bin/sh", "/bin/sh"},
 	{"user namespace", []string{"--uidmap", "0:200000:5000", "--gidmap", "0:200000:5000", "--remap-labels"}, "id -u; awk '{print $2}' /proc/self/uid_map", "0\n200000"},
 }

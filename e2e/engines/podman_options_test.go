@@ -35,6 +35,10 @@ var runOptions = []option{
 	{"cap-add", []string{"--cap-drop", "all", "--cap-add", "net_admin"}, say, "CapEff: 0000000000001000\nCapBnd: 0000000000001000\nNoNewPrivs: 0"},
 	{"cap-add of a user", []string{"--user", "1000", "--cap-add", "net_raw"}, "grep CapAmb /proc/self/status", "CapAmb:\t0000000000002000"},
 	{"no-new-privileges", []string{"--security-opt", "no-new-privileges"}, "grep NoNew /proc/self/status", "NoNewPrivs:\t1"},
+	{"seccomp", nil, "grep Seccomp: /proc/self/status; unshare -m true 2>&1; true", "Seccomp:\t2\nunshare: unshare(0x20000): Operation not permitted"},
+	{"seccomp of privileged", []string{"--privileged"}, "grep Seccomp: /proc/self/status; unshare -m true && echo done", "Seccomp:\t0\ndone"},
+	{"seccomp by file", []string{"--security-opt", "seccomp=/run/seccomp.json"}, "mkdir /tmp/x 2>&1; grep Seccomp: /proc/self/status", "mkdir: can't create directory '/tmp/x': Host is down\nSeccomp:\t2"},
+	{"seccomp unconfined", []string{"--security-opt", "seccomp=unconfined"}, "grep Seccomp: /proc/self/status", "Seccomp:\t0"},
 	{"ulimit", []string{"--ulimit", "nproc=900:1000", "--ulimit", "nofile=100:200", "--ulimit", "core=0"}, "ulimit -n; ulimit -Hn; ulimit -c", "100\n200\n0"},
 	{
 		"sysctl",
@@ -83,6 +87,10 @@ func makeDevice(t *testing.T) {
 func TestPodmanOptions(t *testing.T) {
 	e := newPodman(t)
 	makeDevice(t)
+	const profile = `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 112}]}`
+	if err := os.WriteFile("/run/seccomp.json", []byte(profile), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, o := range runOptions {
 		t.Run(o.name, func(t *testing.T) {
 			args := append([]string{"run", "--rm"}, o.flags...)
