@@ -106,6 +106,9 @@ func (r *restoration) run() (err error) {
 	for _, ns := range r.namespaces() {
 		r.env.CgroupNS = r.env.CgroupNS || ns.Type == specs.CgroupNamespace
 	}
+	if err := r.openToUsers(); err != nil {
+		return err
+	}
 	if err := r.holdConnections(); err != nil {
 		return err
 	}
@@ -231,6 +234,39 @@ func (r *restoration) namespaceOptions(q *rpc.CriuOpts) error {
 	}
 	r.closers = append(r.closers, func() { host.Close() })
 	r.network = host
+	return nil
+}
+
+// openToUsers lets the root of a new user namespace look up names in the image directory as long as the restore takes: in it CRIU opens
+// images as that user, by the descriptor of the directory. Nobody else gets in.
+func (r *restoration) openToUsers() error {
+	gid := -1
+	if l := r.bundle.Spec.Linux; l != nil {
+		for _, m := range l.GIDMappings {
+			if m.ContainerID == 0 && m.Size > 0 {
+				gid = int(m.HostID)
+			}
+		}
+	}
+	if gid < 0 {
+		return nil
+	}
+	fd := int(r.dirs.images.Fd())
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	if err == nil {
+		r.returns = append(r.returns, func() {
+			_ = unix.Fchown(fd, -1, int(st.Gid))
+			_ = unix.Fchmod(fd, st.Mode&0o7777)
+		})
+		err = unix.Fchown(fd, -1, gid)
+	}
+	if err == nil {
+		err = unix.Fchmod(fd, st.Mode&0o7777&^0o070|0o010)
+	}
+	if err != nil {
+		return fmt.Errorf("open image directory to the user namespace: %w", err)
+	}
 	return nil
 }
 

@@ -158,3 +158,23 @@ func TestPodmanCheckpointPod(t *testing.T) {
 		t.Errorf("the pod's other container says %q", got)
 	}
 }
+
+// TestPodmanCheckpointKinds saves and restores containers with namespaces of other kinds, under podman's seccomp profile.
+func TestPodmanCheckpointKinds(t *testing.T) {
+	e := newPodman(t)
+	for name, flags := range map[string][]string{
+		"users":     {"--uidmap", "0:200000:5000", "--network", "none"},
+		"outside":   {"--network", "host"},
+		"read-only": {"--read-only", "--read-only-tmpfs", "--cgroupns", "private"},
+	} {
+		e.do(append(append([]string{"run", "-d", "--name", name, "--tmpfs", "/scratch"}, flags...), image, "sh", "-c", "sleep 7777")...)
+		const shape = "cat /proc/self/uid_map; grep -E 'Seccomp|Cap|NoNew' /proc/1/status; sort /proc/1/mounts | grep -v ^overlay; touch /x 2>&1"
+		before := e.try("exec", name, "sh", "-c", shape).Stdout
+		e.do("container", "checkpoint", name)
+		e.do("container", "restore", name)
+		e.want("running", "inspect", "--format", "{{.State.Status}}", name)
+		if after := e.try("exec", name, "sh", "-c", shape).Stdout; after != before {
+			t.Errorf("%s is\n%sit was\n%s", name, after, before)
+		}
+	}
+}
