@@ -57,8 +57,18 @@ demo: deps build ## Move a redis under load between two hosts made of network na
 	@ZAP=$(CURDIR)/bin/zap build/demo -o build/demo.png
 
 .PHONY: install
-install: build ## Install bin/zap into $(prefix)/bin (DESTDIR is honoured)
+install: build ## Install zap, its man pages and completions below $(prefix) (DESTDIR is honoured)
 	install -D -m 755 bin/zap $(DESTDIR)$(prefix)/bin/zap
+	install -d $(DESTDIR)$(prefix)/share/man/man8 $(DESTDIR)$(prefix)/share/bash-completion/completions \
+	  $(DESTDIR)$(prefix)/share/zsh/site-functions $(DESTDIR)$(prefix)/share/fish/vendor_completions.d
+	install -m 644 docs/man/*.8 $(DESTDIR)$(prefix)/share/man/man8
+	bin/zap completion bash >$(DESTDIR)$(prefix)/share/bash-completion/completions/zap
+	bin/zap completion zsh >$(DESTDIR)$(prefix)/share/zsh/site-functions/_zap
+	bin/zap completion fish >$(DESTDIR)$(prefix)/share/fish/vendor_completions.d/zap.fish
+
+.PHONY: docs
+docs: ## Write the man pages anew from the definitions of the verbs
+	go test -count=1 ./cmd/zap -run TestManPages -update
 
 .PHONY: clean
 clean: ## Remove what build made
