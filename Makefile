@@ -22,11 +22,13 @@ build: ## Build bin/zap, static
 test: deps build ## Run every test: the packages' (unit and root), then end to end
 	@bash .ci/test packages engines validation e2e
 
-.PHONY: test-packages test-engines test-e2e
+.PHONY: test-packages test-engines test-validation test-e2e
 test-packages: ## Run the packages' tests; those that need root skip without it
 	@bash .ci/test packages
 test-engines: build ## Run the tests of zap below podman and containerd
 	@bash .ci/test engines
+test-validation: build ## Run the validation programs of opencontainers/runtime-tools
+	@bash .ci/test validation
 test-e2e: build ## Run the tests between two hosts made of network namespaces
 	@bash .ci/test e2e
 
@@ -76,4 +78,4 @@ clean: ## Remove what build made
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{ printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{ printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -12,10 +12,7 @@ import (
 	"github.com/zap-migrate/zap/e2e/cell"
 )
 
-const (
-	containerdSettings = "/etc/containerd/config.toml"
-	ctrImage           = image + ":latest"
-)
+const ctrImage = image + ":latest"
 
 // containerd is containerd with zap, as a test uses it by ctr.
 type containerd struct{ t *testing.T }
@@ -25,17 +22,7 @@ var containerdDaemon = sync.OnceValue(func() error {
 	if err := podmanSettings(); err != nil {
 		return err
 	}
-	r := run("zap", "install-config", "--print", "containerd")
-	if r.Code != 0 || r.Err != nil {
-		return errorOf(r)
-	}
-	settings, err := os.OpenFile(containerdSettings, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = settings.WriteString(r.Stdout)
-	settings.Close()
-	if err != nil {
+	if err := followReadme("/etc/containerd/"); err != nil {
 		return err
 	}
 	log, err := os.Create("/run/containerd.log")

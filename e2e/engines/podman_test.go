@@ -3,7 +3,6 @@ package engines
 import (
 	"cmp"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -22,15 +21,7 @@ type engine struct{ t *testing.T }
 
 // podmanSettings tells podman of zap, once, as the README says, and makes the image.
 var podmanSettings = sync.OnceValue(func() (err error) {
-	const dropIn = "/etc/containers/containers.conf.d/50-zap.conf"
-	if err := os.MkdirAll(filepath.Dir(dropIn), 0o755); err != nil {
-		return err
-	}
-	r := run("zap", "install-config", "--print", "podman")
-	if r.Code != 0 || r.Err != nil {
-		return errorOf(r)
-	}
-	if err := os.WriteFile(dropIn, []byte(r.Stdout), 0o644); err != nil {
+	if err := followReadme("/etc/containers/"); err != nil {
 		return err
 	}
 	tar, err := busyboxTar()
@@ -38,7 +29,7 @@ var podmanSettings = sync.OnceValue(func() (err error) {
 		return err
 	}
 	defer os.Remove(tar)
-	if r = run("podman", "import", "-c", "CMD /bin/sh", tar, image); r.Code != 0 || r.Err != nil {
+	if r := run("podman", "import", "-c", "CMD /bin/sh", tar, image); r.Code != 0 || r.Err != nil {
 		return errorOf(r)
 	}
 	return nil
