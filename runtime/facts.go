@@ -98,9 +98,11 @@ func home(b *spec.Bundle, p *specs.Process) string {
 	if p == nil {
 		return ""
 	}
-	for _, v := range p.Env {
-		if strings.HasPrefix(v, "HOME=") {
+	for _, v := range slices.Backward(p.Env) {
+		if value, ok := strings.CutPrefix(v, "HOME="); ok && value != "" {
 			return ""
+		} else if ok {
+			break // the last setting counts, and an empty one is none
 		}
 	}
 	roots := []string{b.RootPath()}

@@ -102,11 +102,13 @@ func (c *Container) runInside(ctx context.Context, program string, host bool, p 
 		_, _ = io.Copy(output, outR)
 		close(read)
 	}()
-	code, err := (&Process{Pid: child.Pid}).Wait(ctx)
+	status, err := (&Process{Pid: child.Pid}).end(ctx)
 	if err != nil { // it took too long: the session that it leads goes with it
 		_ = unix.Kill(-child.Pid, unix.SIGKILL)
 		err = errors.Join(err, child.Kill())
-	} else if code != 0 {
+	} else if status.Signaled() {
+		err = fmt.Errorf("signal: %v", status.Signal())
+	} else if code := status.ExitStatus(); code != 0 {
 		err = fmt.Errorf("exit status %d", code)
 		if code > 128 && code < 128+65 { // as a shell says it, and Process.Wait
 			err = fmt.Errorf("%w (%v)", err, unix.Signal(code-128))

@@ -181,6 +181,21 @@ func TestFailingStart(t *testing.T) {
 	}
 }
 
+// TestKilledHook wants the signal to be named that has ended a hook, beside the container and in it.
+func TestKilledHook(t *testing.T) {
+	l := newLab(t)
+	for _, kind := range []string{"createRuntime", "createContainer", "startContainer"} {
+		b := l.bundle("exec sleep 1000")
+		b.Spec.Hooks = new(specs.Hooks)
+		setHook(b.Spec.Hooks, kind, shellHook("kill -31 $$"))
+		null := devNull(t)
+		_, err := l.runtime.Run(l.ctx, kind, b, CreateOptions{Stdin: null, Stdout: null, Stderr: null})
+		if want := "error running " + kind + " hook #0: signal: bad system call"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("run: %v, want %s", err, want)
+		}
+	}
+}
+
 // TestPoststopHooks wants all of them to run, whatever one does.
 func TestPoststopHooks(t *testing.T) {
 	l := newLab(t)

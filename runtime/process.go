@@ -44,6 +44,18 @@ type Process struct {
 // Wait waits for the process's end and returns its exit status as a shell counts: 128 and the signal for one that was killed. When ctx
 // ends first the process goes on.
 func (p *Process) Wait(ctx context.Context) (int, error) {
+	status, err := p.end(ctx)
+	switch {
+	case err != nil:
+		return -1, err
+	case status.Signaled():
+		return 128 + int(status.Signal()), nil
+	}
+	return status.ExitStatus(), nil
+}
+
+// end waits for the process's end and says how it came.
+func (p *Process) end(ctx context.Context) (unix.WaitStatus, error) {
 	type result struct {
 		status unix.WaitStatus
 		err    error
@@ -60,14 +72,11 @@ func (p *Process) Wait(ctx context.Context) (int, error) {
 	}()
 	select {
 	case <-ctx.Done():
-		return -1, fmt.Errorf("wait for process %d: %w", p.Pid, ctx.Err())
+		return 0, fmt.Errorf("wait for process %d: %w", p.Pid, ctx.Err())
 	case r := <-done:
 		if r.err != nil {
-			return -1, fmt.Errorf("wait for process %d: %w", p.Pid, r.err)
+			return 0, fmt.Errorf("wait for process %d: %w", p.Pid, r.err)
 		}
-		if r.status.Signaled() {
-			return 128 + int(r.status.Signal()), nil
-		}
-		return r.status.ExitStatus(), nil
+		return r.status, nil
 	}
 }

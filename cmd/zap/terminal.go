@@ -59,20 +59,6 @@ func changeTerminal(f *os.File, change func(*unix.Termios)) error {
 	return unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, settings)
 }
 
-// changeOutput changes the flags of a terminal's output, termios(3). Carriage returns before newlines are the outer terminal's matter:
-// where the output goes to a file or a pipe there are none, as with runc.
-func changeOutput(f *os.File, set, clear uint32) error {
-	termios, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	if err != nil {
-		return fmt.Errorf("read settings of terminal: %w", err)
-	}
-	termios.Oflag = termios.Oflag&^clear | set
-	if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, termios); err != nil {
-		return fmt.Errorf("set terminal: %w", err)
-	}
-	return nil
-}
-
 // resize gives the program's terminal the size of this one.
 func (t *terminal) resize() {
 	if t.master == nil {

@@ -43,10 +43,7 @@ func (c *compiler) lookup(p *specs.Process) {
 		return
 	}
 	file := cmp.Or(c.program, p.Args[0])
-	c.p.exec = execPlan{args: p.Args, env: p.Env}
-	if c.facts.Home != "" && environment(p.Env, "HOME") == "" {
-		c.p.exec.env = append(append([]string(nil), p.Env...), "HOME="+c.facts.Home)
-	}
+	c.p.exec = execPlan{args: p.Args, env: finalEnvironment(p.Env, c.facts.Home)}
 	c.on("exec "+strconv.Quote(file), "process.args")
 	if strings.Contains(file, "/") {
 		c.p.exec.candidates = []string{file}
