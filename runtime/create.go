@@ -92,7 +92,7 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 	defer unlock()
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("create container %s: %w", id, err), c.giveBack())
+			err = errors.Join(fmt.Errorf("create container %s: %w", id, c.explain(err)), c.giveBack())
 		}
 		for _, f := range c.closers {
 			f()

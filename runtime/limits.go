@@ -55,6 +55,17 @@ func (c *creation) withoutCgroup(cause error) error {
 	return nil
 }
 
+// explain adds to the error of a creation that the kernel killed for want of memory, when it did.
+func (c *creation) explain(err error) error {
+	if c.cgroup == nil || c.child == nil {
+		return err
+	}
+	if kills, kerr := c.cgroup.OOMKills(); kerr != nil || kills == 0 {
+		return err
+	}
+	return fmt.Errorf("container init was OOM-killed (memory limit too low?): %w (config.json: linux.resources.memory.limit)", err)
+}
+
 // cgroupPath is where the container's cgroup is: what the specification says, or the container's name below the top.
 func cgroupPath(id string, b *spec.Bundle) string {
 	if b.Spec.Linux != nil && b.Spec.Linux.CgroupsPath != "" {

@@ -26,9 +26,11 @@ func planSchemas(config *specs.LinuxIntelRdt, id string, l Limits) (*schemas, er
 		return nil, nil
 	}
 	if _, err := os.Stat(resctrl + "/info/L3"); err != nil && l.L3CacheSchema != "" {
+		//lint:ignore ST1005 callers know the text
 		return nil, errors.New("Intel RDT/CAT: l3 cache schema is not enabled")
 	}
 	if _, err := os.Stat(resctrl + "/info/MB"); err != nil && l.MemBwSchema != "" {
+		//lint:ignore ST1005 callers know the text
 		return nil, errors.New("Intel RDT/MBA: memory bandwidth schema is not enabled")
 	}
 	if config == nil {

@@ -127,7 +127,8 @@ func (f *updateFlags) limits(cmd *cobra.Command) (*specs.LinuxResources, error) 
 	}
 	for name, to := range map[string]**int64{
 		"memory": &m.Limit, "memory-swap": &m.Swap, "memory-reservation": &m.Reservation,
-		"kernel-memory": &m.Kernel, "kernel-memory-tcp": &m.KernelTCP, //nolint:staticcheck // deprecated, and still sent
+		//lint:ignore SA1019 it is still sent
+		"kernel-memory": &m.Kernel, "kernel-memory-tcp": &m.KernelTCP,
 	} {
 		if err := parseFlag(name, *f.values[name], to, parseBytes); err != nil {
 			return nil, err

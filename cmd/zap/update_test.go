@@ -122,7 +122,7 @@ func TestUpdateResources(t *testing.T) {
 	if s := l.statusOf("one"); s != "paused" {
 		t.Errorf("status %s after an update", s)
 	}
-	l.limits("file", memoryIs("67108864", "67108864"), sharesAre("300", "37"), quotaIs("500000", "500000 1000000"), pidsAre("20"))
+	l.limits("file", memoryIs("67108864", "67108864"), sharesAre("300", "39"), quotaIs("500000", "500000 1000000"), pidsAre("20"))
 	cmd := l.command("update", "--resources", "-", "one", "--memory", "1G") // flags don't count
 	cmd.Stdin = strings.NewReader(`{"pids": {"limit": 12345}, "devices": [{"allow": false, "access": "rwm"}]}`)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -148,7 +148,7 @@ func TestUpdateResources(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "(standard input: cpu.cpus)") {
 		t.Errorf("a processor that is not there: %v, %s", err, out)
 	}
-	l.limits("after a failure", memoryIs("67108864", "67108864"), sharesAre("300", "37"))
+	l.limits("after a failure", memoryIs("67108864", "67108864"), sharesAre("300", "39"))
 	cmd = l.command("update", "-r", "-", "one")
 	cmd.Stdin = strings.NewReader(`{"unified": {"memory": "1"}}`)
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "not the name of a file of cgroup v2") {

@@ -96,7 +96,8 @@ func Ignored(res *specs.LinuxResources) []string {
 		return nil
 	}
 	var out []string
-	if res.Memory.Kernel != nil { //nolint:staticcheck // deprecated, and still sent
+	//lint:ignore SA1019 it is still sent
+	if res.Memory.Kernel != nil {
 		out = append(out, "memory.kernel")
 	}
 	if res.Memory.KernelTCP != nil {

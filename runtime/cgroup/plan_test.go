@@ -77,6 +77,7 @@ var memoryAndCPU = map[string]planCase{
 		"error: set swap: needs a memory limit, as it is the sum of memory and swap (config.json: linux.resources.memory.swap)",
 	},
 	"what the kernel has no longer": {
+		//lint:ignore SA1019 it is still sent
 		specs.LinuxResources{Memory: &specs.LinuxMemory{Kernel: ptr(int64(1)), KernelTCP: ptr(int64(1)), DisableOOMKiller: ptr(false)}},
 		"", "",
 	},
