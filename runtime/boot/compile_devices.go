@@ -50,6 +50,9 @@ func (c *compiler) devices() {
 	c.do(unix.SYS_SYMLINKAT, text("pts/ptmx"), c.reg("dir"), text("ptmx"))
 	c.close("dir")
 	for i, d := range c.spec.Linux.Devices {
+		if path.Clean(d.Path) == "/dev/ptmx" { // the link to the container's own; engines list the host's for privileged containers
+			continue
+		}
 		c.on("make device "+d.Path, index("linux.devices", i))
 		c.device(d)
 	}
