@@ -28,6 +28,11 @@ func (r *Runtime) warnCapabilities(id string, s *specs.Spec, p *specs.Process) {
 			}
 		}
 	}
+	for _, name := range p.Capabilities.Ambient {
+		if !slices.Contains(missing, name) && !(slices.Contains(p.Capabilities.Inheritable, name) && slices.Contains(p.Capabilities.Permitted, name)) {
+			r.log.Warn(fmt.Sprintf("can't raise ambient capability %s: it is not both inheritable and permitted", name), "container", id)
+		}
+	}
 	if len(missing) > 0 {
 		r.log.Warn("ignoring unknown or unavailable capabilities", "container", id, "capabilities", strings.Join(missing, " "))
 	}

@@ -405,3 +405,40 @@ func TestRunAdoptsOrphans(t *testing.T) {
 		}
 	}
 }
+
+// TestAmbientWarning: an ambient capability that the kernel would refuse is left out with a warning in runc's words.
+func TestAmbientWarning(t *testing.T) {
+	l := newOCILab(t)
+	l.spec.Process.Capabilities.Inheritable = []string{"CAP_KILL"}
+	l.spec.Process.Capabilities.Ambient = []string{"CAP_KILL", "CAP_CHOWN"}
+	l.program("grep CapAmb /proc/self/status")
+	out, errs, code := l.zap("run", "one")
+	if code != 0 || out != "CapAmb:\t0000000000000020\n" || !strings.Contains(errs, "can't raise ambient capability CAP_CHOWN: ") ||
+		strings.Contains(errs, "CAP_KILL") {
+		t.Errorf("exit code %d, output %q, errors %q", code, out, errs)
+	}
+}
+
+// TestClocksOfUserNamespace moves the clocks of a container with a user namespace.
+func TestClocksOfUserNamespace(t *testing.T) {
+	l := newOCILab(t)
+	l.spec.Linux.Namespaces = append(l.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	maps := []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
+	l.spec.Linux.UIDMappings, l.spec.Linux.GIDMappings = maps, maps
+	l.spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 7881, Nanosecs: 2718281}, "boottime": {Secs: 1337, Nanosecs: 3141519}}
+	for dir := l.bundle; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"proc", "dev", "sys"} { // the container's root may not make them: the files are another user's
+		if err := os.Mkdir(filepath.Join(l.bundle, "rootfs", dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.program("cat /proc/self/timens_offsets")
+	out := strings.Join(strings.Fields(l.must("run", "one")), " ")
+	if want := "monotonic 7881 2718281 boottime 1337 3141519"; out != want {
+		t.Errorf("offsets %q, want %q", out, want)
+	}
+}

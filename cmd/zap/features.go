@@ -68,8 +68,8 @@ func known() *features.Features {
 					Destination: "/mnt", Type: "bind", Source: "/mnt", Options: []string{"bind", "idmap"}, UIDMappings: oneID, GIDMappings: oneID,
 				})
 			})}},
-			IntelRdt:   &features.IntelRdt{Enabled: &no},
-			NetDevices: &features.NetDevices{Enabled: &no},
+			IntelRdt:   &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
+			NetDevices: &features.NetDevices{Enabled: &yes},
 		},
 		// What CRIU is told has effects outside of the container: engines let only whom they trust set this.
 		PotentiallyUnsafeConfigAnnotations: []string{"org.criu.config"},

@@ -57,6 +57,9 @@ func (c *compiler) namespaces() {
 		c.score()
 	}
 	c.joinNamespaces(enters)
+	if fresh&unix.CLONE_NEWUSER != 0 {
+		fresh &^= unix.CLONE_NEWTIME // mapUsers has made it
+	}
 	if unshare := fresh &^ atBirth; unshare != 0 {
 		c.on("make namespaces", "linux.namespaces")
 		c.do(unix.SYS_UNSHARE, symbol(unshare, namesClone))
@@ -97,6 +100,11 @@ func (c *compiler) mapUsers(fresh uint64) {
 	}
 	c.on(MarkMaps, "linux.uidMappings")
 	c.do(opAwait)
+	if fresh&unix.CLONE_NEWTIME != 0 { // the file with the offsets belongs to the host's root, which this process is until it becomes another
+		c.on("make time namespace", "linux.namespaces")
+		c.do(unix.SYS_UNSHARE, symbol(unix.CLONE_NEWTIME, namesClone))
+		c.timeOffsets(fresh)
+	}
 	c.becomeRoot("linux.uidMappings")
 }
 
