@@ -43,7 +43,7 @@ var consequences = []string{
 	"Dumping FAILED", "Restoring FAILED", "Killing processes because of failure",
 	"One of more action scripts failed", "RPC client reported script error",
 	"Can't send response", "Unable to detach from", "Pre dump script failed with", "Aborting restore due to",
-	"exited, status=", "killed by signal", "Dump files (pid:", "Dump mappings",
+	"exited, status=", "killed by signal", "Dump files (pid:", "Dump mappings", "cgroupd: recv req error",
 }
 
 // Diagnose finds the first real error in a CRIU log and, for known causes, a

@@ -28,6 +28,11 @@ func TestDiagnose(t *testing.T) {
 			"(00.1) Warn  (compel/src/lib/infect.c:131): Unable to interrupt task: 999 (No such process)\n(00.2) Error (criu/cr-dump.c:2): Dumping FAILED.\n",
 			"Unable to interrupt task: 999 (No such process)", "the process is gone",
 		},
+		{
+			"a helper that loses CRIU",
+			"(00.1) Error (criu/cgroup.c:1998): cg: cgroupd: recv req error: No such file or directory\n(00.2)      7: Error (criu/files-reg.c:1): Can't open file x\n",
+			"Can't open file x", "root file system",
+		},
 		{"consequence when there is no more", rlimit + "(00.2) Error (criu/cr-dump.c:2): Dumping FAILED.\n", "Dumping FAILED.", ""},
 		{"without a time", "Error (criu/crtools.c:1): command is required\n", "command is required", ""},
 	} {
