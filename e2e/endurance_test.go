@@ -75,7 +75,7 @@ func moves(t *testing.T) int {
 func TestEndurance(t *testing.T) {
 	const warm = 6 // moves after which everything is as it will stay
 	tr := newTrip(t)
-	pod := Pod{Name: tr.PodName("endure"), Rootfs: RedisRootfs(t), Number: 57, Args: redisArgs()}
+	pod := Pod{Name: tr.PodName("endure"), Rootfs: RedisRootfs(t), Number: 57, Args: RedisArgs()}
 	tr.alpha.RunPod(t, pod)
 	counter := NewCounter(t, tr.client, pod.Addr(6379), "n", 2*time.Millisecond)
 

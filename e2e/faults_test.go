@@ -167,7 +167,7 @@ func newScene(t *testing.T) *scene {
 	}
 	s := &scene{trip: tr, t: t, server: tr.beta.servers[0]}
 	t.Cleanup(s.undoAll)
-	s.pod = Pod{Name: tr.PodName("fault"), Rootfs: RedisRootfs(t), Number: 80, Args: redisArgs()}
+	s.pod = Pod{Name: tr.PodName("fault"), Rootfs: RedisRootfs(t), Number: 80, Args: RedisArgs()}
 	tr.alpha.RunPod(t, s.pod)
 	FillRedis(t, tr.client, s.pod.Addr(6379), 20<<20)
 	s.counter = NewCounter(t, tr.client, s.pod.Addr(6379), "n", time.Millisecond)

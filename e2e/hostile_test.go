@@ -108,7 +108,7 @@ func clientConfig(t *testing.T, dir string) *tls.Config {
 // moveOne shows that the hosts still work.
 func (tr *trip) moveOne(t *testing.T) {
 	t.Helper()
-	pod := Pod{Name: tr.PodName("after"), Rootfs: RedisRootfs(t), Number: 70, Args: redisArgs()}
+	pod := Pod{Name: tr.PodName("after"), Rootfs: RedisRootfs(t), Number: 70, Args: RedisArgs()}
 	tr.alpha.RunPod(t, pod)
 	counter := NewCounter(t, tr.client, pod.Addr(6379), "n", time.Millisecond)
 	tr.alpha.Migrate(t, pod.Name, tr.beta)
@@ -120,7 +120,7 @@ func (tr *trip) moveOne(t *testing.T) {
 func TestMigrateWithWrongKeys(t *testing.T) {
 	tr := newTrip(t)
 	tr.run(Binary(t), "keys", "init", tr.Path("other"), "alpha")
-	pod := Pod{Name: tr.PodName("keys"), Rootfs: RedisRootfs(t), Number: 71, Args: redisArgs()}
+	pod := Pod{Name: tr.PodName("keys"), Rootfs: RedisRootfs(t), Number: 71, Args: RedisArgs()}
 	tr.alpha.RunPod(t, pod)
 	NewCounter(t, tr.client, pod.Addr(6379), "n", time.Second).WantProgress(t) // redis has given itself its name
 	running := tr.alpha.Inventory(t)

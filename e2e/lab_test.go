@@ -27,7 +27,7 @@ func TestLab(t *testing.T) {
 	root := RedisRootfs(t)
 	before, other := alpha.Inventory(t), beta.Inventory(t)
 
-	server := background(t, alpha.NetNS, filepath.Join(root, redisArgs()[0]), "--bind", "*", "--protected-mode", "no", "--save", "", "--port", "6379")
+	server := background(t, alpha.NetNS, filepath.Join(root, RedisArgs()[0]), "--bind", "*", "--protected-mode", "no", "--save", "", "--port", "6379")
 	counter := NewCounter(t, client, alpha.Addr.String()+":6379", "n", time.Millisecond)
 	counter.WantProgress(t)
 

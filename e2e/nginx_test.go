@@ -8,7 +8,7 @@ import (
 // TestNginx moves a web server there and back in the middle of a slow download, while others keep connections open.
 func TestNginx(t *testing.T) {
 	tr := newTrip(t)
-	rootfs, sum := NginxRootfs(t)
+	rootfs, sum := NginxRootfs(t, downloadSize)
 	pod := Pod{Name: tr.PodName("nginx"), Rootfs: rootfs, Number: 51, Args: []string{"/usr/sbin/nginx", "-c", "/etc/nginx.conf"}}
 	tr.alpha.RunPod(t, pod)
 	idle := append(KeepAlive(t, tr.client, pod.Addr(80), "/small", 50), KeepAlive(t, tr.client, pod.Addr6(80), "/small", 50)...)

@@ -350,7 +350,7 @@ func identity(t *testing.T, h *Host, file string) string {
 
 // redisContainer is a redis in an engine's namespace.
 func (tr *trip) redisContainer(t *testing.T, engine NetNS) *container {
-	return tr.newContainer(t, "redis", RedisRootfs(t), redisArgs(), func(s *specs.Spec) { joinNetwork(s, engine.Path()) })
+	return tr.newContainer(t, "redis", RedisRootfs(t), RedisArgs(), func(s *specs.Spec) { joinNetwork(s, engine.Path()) })
 }
 
 // joinNetwork puts a container into the network namespace at path; the host's own without a path.

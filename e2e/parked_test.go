@@ -133,7 +133,7 @@ func TestSupervisorDies(t *testing.T) {
 func TestMemoryLimit(t *testing.T) {
 	tr := newTrip(t)
 	const limit = 40 << 20
-	pod := Pod{Name: tr.PodName("limit"), Rootfs: RedisRootfs(t), Number: 82, Args: redisArgs(), Flags: []string{"--memory", "40m"}}
+	pod := Pod{Name: tr.PodName("limit"), Rootfs: RedisRootfs(t), Number: 82, Args: RedisArgs(), Flags: []string{"--memory", "40m"}}
 	tr.alpha.RunPod(t, pod)
 	FillRedis(t, tr.client, pod.Addr(6379), 34<<20)
 	counter := NewCounter(t, tr.client, pod.Addr(6379), "n", time.Millisecond)

@@ -63,7 +63,7 @@ func (w *rewriter) end(t *testing.T) {
 // client keeps changing it.
 func TestPreCopy(t *testing.T) {
 	tr := newTrip(t)
-	pod := Pod{Name: tr.PodName("pre"), Rootfs: RedisRootfs(t), Number: 57, Args: redisArgs()}
+	pod := Pod{Name: tr.PodName("pre"), Rootfs: RedisRootfs(t), Number: 57, Args: RedisArgs()}
 	tr.alpha.RunPod(t, pod)
 	FillRedis(t, tr.client, pod.Addr(6379), 64<<20)
 	counter := NewCounter(t, tr.client, pod.Addr(6379), "n", time.Millisecond)

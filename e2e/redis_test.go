@@ -9,7 +9,7 @@ import (
 // TestRedis moves a redis to another host and back while a client counts on one TCP connection.
 func TestRedis(t *testing.T) {
 	tr := newTrip(t)
-	pod := Pod{Name: tr.PodName("redis"), Rootfs: RedisRootfs(t), Number: 50, Args: redisArgs()}
+	pod := Pod{Name: tr.PodName("redis"), Rootfs: RedisRootfs(t), Number: 50, Args: RedisArgs()}
 	tr.alpha.RunPod(t, pod)
 	FillRedis(t, tr.client, pod.Addr(6379), 10<<20)
 	identity := []string{"run_id", "process_id", "executable"}

@@ -26,6 +26,8 @@ type Remote struct {
 func NewSwitch(t testing.TB, names ...string) *Lab {
 	t.Helper()
 	l := newLab(t)
+	// An address of the laboratory's own, to look from the switch whether a host answers.
+	l.ip("-n", string(l.sw), "addr", "add", "10.88.0.253/24", "dev", Lan)
 	if len(names) > 0 {
 		l.run(Binary(t), append([]string{"keys", "init", l.Path("keys")}, names...)...)
 	}

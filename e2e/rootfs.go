@@ -205,8 +205,13 @@ func RedisRootfs(t testing.TB) string {
 	return MakeRootfs(t, "redis", func(r *Rootfs) error { return r.program("redis-server") })
 }
 
-// redisArgs start a redis that only memory makes interesting.
-func redisArgs() []string {
+// ProgramRootfs has one program of this machine's, as /bin/NAME.
+func ProgramRootfs(t testing.TB, name, path string) string {
+	return MakeRootfs(t, name, func(r *Rootfs) error { return r.fileAs(path, "/bin/"+name) })
+}
+
+// RedisArgs start a redis that only memory makes interesting.
+func RedisArgs() []string {
 	path, _ := exec.LookPath("redis-server")
 	return []string{path, "--bind", "*", "-::*", "--protected-mode", "no", "--save", "", "--appendonly", "no"}
 }
@@ -214,16 +219,16 @@ func redisArgs() []string {
 // downloadSize is the size of the file that nginx serves.
 const downloadSize = 200 << 20
 
-// NginxRootfs has an nginx and a file of downloadSize bytes, /srv/big. It answers with that file's sha256 too.
-func NginxRootfs(t testing.TB) (dir, sum string) {
-	dir = MakeRootfs(t, "nginx", func(r *Rootfs) error {
+// NginxRootfs has an nginx and a file of size bytes, /srv/big. It answers with that file's sha256 too.
+func NginxRootfs(t testing.TB, size int64) (dir, sum string) {
+	dir = MakeRootfs(t, fmt.Sprintf("nginx-%d", size), func(r *Rootfs) error {
 		for _, step := range []func() error{
 			func() error { return r.program("/usr/sbin/nginx") },
 			func() error { return r.mkdir("/var/lib/nginx", 0o755, 0) },
 			func() error { return r.mkdir("/var/log/nginx", 0o755, 0) },
 			func() error { return r.write("/etc/nginx.conf", nginxConfig, 0o644) },
 			func() error { return r.write("/srv/small", "still here\n", 0o644) },
-			func() error { return writeNoise(r.path("/srv/big"), downloadSize) },
+			func() error { return writeNoise(r.path("/srv/big"), size) },
 		} {
 			if err := step(); err != nil {
 				return err

@@ -26,7 +26,7 @@ func filtered(t *testing.T, s *specs.Spec) {
 func TestContainerSeccomp(t *testing.T) {
 	tr := newTrip(t)
 	engine, p := tr.engineNetwork(t, tr.alpha, 62)
-	c := tr.newContainer(t, "filtered", RedisRootfs(t), redisArgs(), func(s *specs.Spec) {
+	c := tr.newContainer(t, "filtered", RedisRootfs(t), RedisArgs(), func(s *specs.Spec) {
 		joinNetwork(s, engine.Path())
 		filtered(t, s)
 	})

@@ -12,7 +12,7 @@ func TestTwins(t *testing.T) {
 	var pods []Pod
 	var counters []*Counter
 	for i, h := range []*Host{tr.alpha, tr.alpha, tr.beta} {
-		p := Pod{Name: tr.PodName(string(rune('x'+i)) + "twin"), Rootfs: RedisRootfs(t), Number: byte(60 + i), Args: redisArgs(), Bundle: i == 1}
+		p := Pod{Name: tr.PodName(string(rune('x'+i)) + "twin"), Rootfs: RedisRootfs(t), Number: byte(60 + i), Args: RedisArgs(), Bundle: i == 1}
 		h.RunPod(t, p)
 		counters = append(counters, NewCounter(t, tr.client, p.Addr(6379), "n", time.Millisecond))
 		pods = append(pods, p)

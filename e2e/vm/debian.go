@@ -32,7 +32,7 @@ type archive struct {
 // debFile is a package that apt would fetch.
 type debFile struct {
 	name, version string // version with its epoch
-	hash          string
+	hash          string // of the file, where apt says it
 }
 
 // openArchive makes the archive's view below the cache and has apt look what is there, once a day.
@@ -108,8 +108,8 @@ func (a *archive) resolve(ctx context.Context, packages ...string) ([]debFile, e
 	}
 	var files []debFile
 	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line) // 'URI' NAME_VERSION_ARCH.deb SIZE HASH
-		if len(f) < 4 || !strings.HasPrefix(f[0], "'") {
+		f := strings.Fields(line) // 'URI' NAME_VERSION_ARCH.deb SIZE HASH, of suites with packages of others no hash
+		if len(f) < 3 || !strings.HasPrefix(f[0], "'") {
 			continue
 		}
 		parts := strings.Split(f[1], "_")
@@ -117,7 +117,11 @@ func (a *archive) resolve(ctx context.Context, packages ...string) ([]debFile, e
 		if err != nil || len(parts) != 3 {
 			return nil, fmt.Errorf("resolve packages: a file is named %q", f[1])
 		}
-		files = append(files, debFile{name: parts[0], version: version, hash: f[3]})
+		file := debFile{name: parts[0], version: version}
+		if len(f) > 3 {
+			file.hash = f[3]
+		}
+		files = append(files, file)
 	}
 	slices.SortFunc(files, func(x, y debFile) int { return strings.Compare(x.name, y.name) })
 	return files, nil

@@ -185,7 +185,7 @@ func (m *Machine) commandLine() (args, env []string, err error) {
 		memory = 1024
 	}
 	program, env := m.lab.qemu.command()
-	args = append([]string{"nsenter", "--net=" + m.lab.Switch().Path(), "--", "nice", "-n", "5"}, program...)
+	args = append([]string{"nsenter", "--net=" + m.lab.Switch().Path(), "--"}, program...)
 	args = append(append(args, accel...),
 		"-name", "zap-"+m.lab.ID+"-"+m.Name, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "pc", "-smp", "1", "-m", fmt.Sprint(memory),

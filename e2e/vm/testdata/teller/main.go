@@ -1,0 +1,64 @@
+// Command teller answers every line on a TCP connection with the number of the answer on that connection, the kernel's release, and the monotonic
+// and the boot clock in nanoseconds, while threads of its own count in memory that they share.
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	memory, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		log.Fatal(err)
+	}
+	var turns atomic.Int64
+	for i := range 4 {
+		go func() {
+			for range time.Tick(5 * time.Millisecond) {
+				memory[(int(turns.Add(1))*4096+i)%len(memory)]++
+			}
+		}()
+	}
+	var config net.ListenConfig
+	config.SetMultipathTCP(false) // which CRIU doesn't know
+	l, err := config.Listen(context.Background(), "tcp", ":7100")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		go tell(conn)
+	}
+}
+
+func tell(conn net.Conn) {
+	defer conn.Close()
+	lines := bufio.NewScanner(conn)
+	for n := 1; lines.Scan(); n++ {
+		var name unix.Utsname
+		if err := unix.Uname(&name); err != nil {
+			log.Print(err)
+			return
+		}
+		fmt.Fprintln(conn, n, unix.ByteSliceToString(name.Release[:]), clock(unix.CLOCK_MONOTONIC), clock(unix.CLOCK_BOOTTIME))
+	}
+}
+
+func clock(id int32) int64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(id, &now); err != nil {
+		log.Fatal(err)
+	}
+	return now.Nano()
+}
