@@ -102,7 +102,8 @@ func TestSurvivor(t *testing.T) {
 	survivor.wantWhole(t, "before the move")
 	for i, hop := range []struct{ from, to *Machine }{{stable, old}, {old, stable}} {
 		hop.to.Serve(t)
-		hop.from.Migrate(t, pod.Name, hop.to.Host, "--idle", patience)
+		// Its memory in rounds is a test of its own to come: CRIU can't restore that yet.
+		hop.from.Migrate(t, pod.Name, hop.to.Host, "--idle", patience, "--mode", "stop")
 		survivor.wantWhole(t, fmt.Sprintf("after move %d", i+1))
 	}
 }
