@@ -200,6 +200,13 @@ func (c *creation) start(gate boot.Gate) error {
 func (c *creation) compile(gate boot.Gate) (*boot.Program, boot.Facts, error) {
 	facts := Facts(c.id, c.bundle, c.cgroup)
 	facts.Gate, facts.NoPivot, facts.NoNewKeyring = gate, c.options.NoPivot, c.options.NoNewKeyring
+	if facts.NoPivot {
+		mounts, err := readMountInfo("self")
+		if err != nil {
+			return nil, facts, err
+		}
+		facts.Exposed = exposed(mounts)
+	}
 	facts.Hooks = c.hasCreateHooks() || c.hasNetDevices()
 	facts.NullStreams = nullStreams(c.options.Stdin, c.options.Stdout, c.options.Stderr)
 	program, err := boot.Compile(c.bundle.Spec, facts)

@@ -46,6 +46,8 @@ type Facts struct {
 	Unprivileged bool
 	// NoPivot moves the root file system onto / instead of exchanging it: for hosts that run from a ramdisk.
 	NoPivot bool
+	// Exposed are mounts of the host to detach with NoPivot, in the order in which they were made.
+	Exposed []HostMount
 	// Arch is the machine's GOARCH, this build's when empty.
 	Arch string
 	// AppArmor and SELinux say that the host has the security module.

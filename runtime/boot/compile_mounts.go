@@ -61,6 +61,9 @@ func (c *compiler) hostPropagation(place string) {
 	case "private", "unbindable": // that comes last: what is unbindable can't be cloned
 		kind = unix.MS_PRIVATE
 	}
+	if kind == unix.MS_SHARED && c.facts.NoPivot {
+		kind = unix.MS_SLAVE // what is moved onto / and detached below it is not to be so on the host too
+	}
 	c.do(unix.SYS_MOUNT, null(), text("/"), null(), symbol(unix.MS_REC|kind, namesMount), null())
 	if kind == unix.MS_SHARED {
 		c.keepFromHost(place)

@@ -33,6 +33,7 @@ func (c *compiler) pivot() {
 		c.on("move root to /", "root.path")
 		c.do(unix.SYS_FCHDIR, c.reg("root"))
 		c.do(unix.SYS_MOUNT, text("."), text("/"), null(), symbol(unix.MS_MOVE, namesMount), null())
+		c.detachHost()
 		c.do(unix.SYS_CHROOT, text("."))
 		c.do(unix.SYS_CHDIR, text("/"))
 	default:
