@@ -68,7 +68,7 @@ func (c *Cgroup) wish(freeze bool) error {
 	return nil
 }
 
-// Frozen says whether all processes of the group have stopped. While a freeze is under way it is false.
+// Frozen says whether the group is frozen: its processes have stopped, or one that has just come to it is about to.
 func (c *Cgroup) Frozen() (bool, error) {
 	f, err := c.freezer()
 	if err != nil {
@@ -78,7 +78,17 @@ func (c *Cgroup) Frozen() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read freezer of cgroup %s: %w", c.path, err)
 	}
-	return f.frozen(s), nil
+	if f.frozen(s) || s == "FREEZING" {
+		return true, nil
+	}
+	if !f.v2 {
+		return false, nil
+	}
+	wish, err := readFile(f.control)
+	if err != nil {
+		return false, fmt.Errorf("read freezer of cgroup %s: %w", c.path, err)
+	}
+	return wish == f.freeze, nil
 }
 
 // FreezerPath returns the directory whose freezer stops the group, as CRIU's option freeze_cgroup wants it; "" when the

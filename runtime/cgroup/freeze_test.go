@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -226,6 +227,32 @@ func TestKillEndsWithItsContext(t *testing.T) {
 		cancel(errors.New("somebody hung up"))
 		if err := c.Kill(ctx); err == nil || !strings.Contains(err.Error(), "somebody hung up (remain: ") {
 			t.Errorf("says %v", err)
+		}
+	})
+}
+
+// TestFrozenWithANewcomer wants a frozen group to stay one while a process comes to it, which the kernel has still to stop.
+func TestFrozenWithANewcomer(t *testing.T) {
+	layouts(t, func(t *testing.T, trees []*hierarchy) {
+		c := group(t, trees, nil)
+		start(t, c, "sleep 100")
+		if err := c.Freeze(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			newcomer := exec.Command("sh", "-c", `echo $$ > "$1"; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done`, "sh", filepath.Join(c.FreezerPath(), "cgroup.procs"))
+			if err := newcomer.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				_ = c.ThawNow()
+				_ = newcomer.Wait()
+			})
+			for end := time.Now().Add(5 * time.Millisecond); time.Now().Before(end); {
+				if frozen, err := c.Frozen(); !frozen || err != nil {
+					t.Fatalf("with a newcomer: frozen is %v, %v", frozen, err)
+				}
+			}
 		}
 	})
 }
