@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,6 +29,7 @@ type scene struct {
 	counter *Counter
 	server  *Server // beta's
 	move    *Move
+	mode    string          // of the move; empty: pre
 	stopped *Process        // the one that stands still
 	had     map[string]bool // cgroups before the move
 	undo    []func()        // what heals the fault
@@ -187,7 +189,7 @@ func (s *scene) stopAt(phase string) {
 	for _, dir := range before {
 		s.had[dir] = true
 	}
-	o := MoveOptions{Args: []string{"--idle", impatience, "--mode", "pre"}}
+	o := MoveOptions{Args: []string{"--idle", impatience, "--mode", cmp.Or(s.mode, "pre")}}
 	if strings.HasPrefix(phase, "source:") {
 		o.Env = []string{stop}
 	} else {

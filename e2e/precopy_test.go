@@ -104,3 +104,24 @@ func TestPreCopy(t *testing.T) {
 	}
 	tr.alpha.Zap(t, "pod", "rm", "--force", pod.Name)
 }
+
+// TestPreCopyFallsBack has the target's CRIU die over a pod whose memory went ahead, as zap chose: it is moved without that then.
+func TestPreCopyFallsBack(t *testing.T) {
+	s := newScene(t)
+	FillRedis(t, s.client, s.pod.Addr(6379), 64<<20)
+	s.mode = "auto"
+	s.stopAt("target:Restoring")
+	if !s.killCriu(false) {
+		t.Fatal("there is no CRIU at the target")
+	}
+	s.goOn()
+	if r := s.move.Wait(); r.Code != 0 || s.move.Final.Mode != "stop" || !strings.Contains(r.Stdout, `"event":"again"`) {
+		t.Errorf("zap migrate: %v", r)
+	}
+	s.counter.WantProgress(t)
+	s.wantOnlyOn(t, s.beta, s.pod.Name)
+	s.wantNothingLeft(t, s.alpha)
+	if r := s.counter.Stop(); r.Err != nil {
+		t.Errorf("the client: %v", r.Err)
+	}
+}

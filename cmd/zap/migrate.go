@@ -138,8 +138,8 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 		source := &migrate.Source{Runtime: rt, Pod: p, Dialer: client, Log: g.log, Events: show.event, Options: options}
 		return show.checked(name, address, source.Check(ctx))
 	}
-	result, err := moveWithPatience(ctx, name, func() *migrate.Source {
-		return &migrate.Source{Runtime: rt, Dialer: client, Log: g.log, Events: show.event, Options: options}
+	result, err := moveWithPatience(ctx, name, options, func(o migrate.Options) *migrate.Source {
+		return &migrate.Source{Runtime: rt, Dialer: client, Log: g.log, Events: show.event, Options: o}
 	})
 	return show.finished(name, address, result, err)
 }
@@ -148,18 +148,22 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 // just then in which CRIU can't dump it.
 const moveTries = 5
 
-// moveWithPatience moves a pod, and tries again when only a passing state of it stood against that.
-func moveWithPatience(ctx context.Context, name string, newSource func() *migrate.Source) (*migrate.Result, error) {
+// moveWithPatience moves a pod, and tries again when only a passing state of it stood against that, or when the mode that zap chose did.
+func moveWithPatience(ctx context.Context, name string, o migrate.Options, newSource func(migrate.Options) *migrate.Source) (*migrate.Result, error) {
 	for try := 1; ; try++ {
-		source := newSource()
+		source := newSource(o)
 		p, err := pod.Load(source.Runtime, name)
 		if err != nil {
 			return nil, err
 		}
 		source.Pod = p
 		result, err := source.Run(ctx)
-		if try == moveTries || !migrate.Passing(err) || ctx.Err() != nil {
+		ahead := o.Mode == migrate.ModeAuto && source.Ahead(err)
+		if try == moveTries || !ahead && !migrate.Passing(err) || ctx.Err() != nil {
 			return result, err
+		}
+		if ahead {
+			o.Mode = migrate.ModeStop
 		}
 		source.Events(migrate.Event{Event: "again", Time: time.Now().UTC(), Detail: err.Error()})
 	}

@@ -54,6 +54,11 @@ func (e *RejectedError) Error() string {
 	return text
 }
 
+// TargetError is what the target says of its failure. It has cleaned up.
+type TargetError struct{ Peer, Reason string }
+
+func (e *TargetError) Error() string { return e.Peer + ": " + e.Reason }
+
 func newControl(ctx context.Context, conn *stream.Conn, idle time.Duration, phases func(Phase)) *control {
 	c := &control{conn: conn, phases: phases, frames: map[uint8][]byte{}, arrived: make(chan struct{})}
 	conn.SetIdle(idle)
@@ -99,7 +104,7 @@ func (c *control) take(f stream.Frame) error {
 		c.mu.Lock()
 		c.taken = false // it has cleaned up already
 		c.mu.Unlock()
-		return fmt.Errorf("%s: %s", c.conn, printable(reason.Reason))
+		return &TargetError{Peer: c.conn.String(), Reason: printable(reason.Reason)}
 	case f.Optional():
 		return nil
 	case !f.Control:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/zap-migrate/zap/pod/pages"
@@ -36,7 +37,16 @@ const (
 	DefaultMaxRounds = 8
 	// preFrom is from how much memory on rounds pay: below, the pause is that of everything else.
 	preFrom = 32 << 20
+	// untriedFrom is the CRIU from which on restores were seen to fail that take pages from a parent's images.
+	untriedFrom = 40300
 )
+
+// Ahead says whether err is a target's that could not restore a pod whose memory went ahead. The pod goes on here, and may be moved in
+// ModeStop.
+func (s *Source) Ahead(err error) bool {
+	var target *TargetError
+	return len(s.result.Rounds) > 0 && errors.As(err, &target) && strings.Contains(target.Reason, "restore process tree")
+}
 
 // RoundReport is one round of pre-copy in a Result.
 type RoundReport struct {
@@ -50,6 +60,8 @@ func (s *Source) chooseMode() (Mode, string) {
 	switch {
 	case s.Options.Mode == ModeStop || s.Options.Mode == ModePre:
 		return s.Options.Mode, ""
+	case s.binary.Version >= untriedFrom:
+		return ModeStop, fmt.Sprintf("CRIU %s has trouble with memory that went ahead (docs/criu.md)", s.binary.VersionString())
 	case s.offer.Manifest.Memory < preFrom:
 		return ModeStop, fmt.Sprintf("%d MiB of memory take less time than a round", s.offer.Manifest.Memory>>20)
 	}
