@@ -244,7 +244,7 @@ func (c *compiler) bind(m specs.Mount, o mountOptions) {
 	if inside(m.Destination) == "proc" {
 		c.onlyProc()
 	}
-	c.attributesOf(c.mnt, o)
+	c.bindAttributes(o)
 	c.target(m.Destination, kind, nil)
 	c.attach(o)
 }

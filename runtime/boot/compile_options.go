@@ -16,6 +16,8 @@ type mountOptions struct {
 	copyUp          bool // fill a tmpfs with what is at its place
 	idmap, idmapAll bool
 	set, clear      uint64        // attributes of the mount
+	given           bool          // one of the attributes is named, whatever it says
+	times           uint64        // what is said of access times, by the flags of mount(2)
 	setAll, clrAll  uint64        // attributes of it and all mounts below: rro, rnosuid, …
 	propagation     []propagation // in order: slave and then shared is both
 	flags           []string      // of the file system, which fsconfig(2) sets by name: sync, lazytime, …
@@ -125,6 +127,8 @@ func (m *mountOptions) parse(o string) {
 	for _, a := range attributes {
 		switch o {
 		case a.name:
+			m.given = true
+			m.times = m.times&^timeOptions[o].clear | timeOptions[o].set
 			m.set, m.clear = m.set&^a.clear|a.set, m.clear&^a.set|a.clear
 			return
 		case "r" + a.name:
