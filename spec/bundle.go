@@ -54,7 +54,9 @@ func Load(dir string) (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read bundle %s: %w", abs, err)
 	}
-	return &Bundle{Dir: abs, Spec: s}, nil
+	b := &Bundle{Dir: abs, Spec: s}
+	b.takeRootOff()
+	return b, nil
 }
 
 // Parse decodes and validates the content of a config.json. Fields that the OCI specification does not know are
