@@ -98,8 +98,8 @@ func (m *Manifest) compareMachine(h *Host, b *blockers) {
 			"choose a target with the same or a newer processor, or give both virtual machines the same CPU model",
 			"the target's processor lacks what programs in the pod may have found at their start")
 	}
-	if v, ok := kernelVersion(h.Kernel); ok && v < 510 {
-		b.add(BlockKernel, h.Kernel, "use Linux 5.10 or later", "the target's kernel is too old to restore a pod")
+	if v, ok := kernelVersion(h.Kernel); ok && v < 516 {
+		b.add(BlockKernel, h.Kernel, "use Linux 5.16 or later", "the target's kernel is too old to restore a pod")
 	}
 	if m.MaxPid > 0 && h.PidMax > 0 && m.MaxPid >= h.PidMax {
 		b.add(BlockPid, strconv.Itoa(m.MaxPid), fmt.Sprintf("sysctl kernel.pid_max=%d on the target", m.MaxPid+1),

@@ -49,8 +49,8 @@ func checkKernel() checkRow {
 func kernelRow(release, machine string) checkRow {
 	r := checkRow{Name: "kernel", Status: checkOK, Value: "Linux " + release + " " + machine}
 	switch major, minor := kernelVersion(release); {
-	case major < 5 || major == 5 && minor < 11:
-		r.Status, r.Hint = checkFail, "Linux 5.11 or newer is needed"
+	case major < 5 || major == 5 && minor < 12:
+		r.Status, r.Hint = checkFail, "Linux 5.12 or newer is needed (mount_setattr)"
 	case major == 5 && minor < 16:
 		r.Status, r.Hint = checkWarn, "moves need Linux 5.16 or newer (nftables on a link's way out, mount groups)"
 	}
