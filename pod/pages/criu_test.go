@@ -157,6 +157,25 @@ func dump(ctx context.Context, criu string, pid int, images string, sender *page
 	return nil
 }
 
+// restoreAndLook restores the program from images, has it look at its memory, and wants that to be what it was.
+func restoreAndLook(t *testing.T, ctx context.Context, criu, images, work string) {
+	t.Helper()
+	restore := exec.CommandContext(ctx, criu, "restore", "-D", images, "-o", "restore.log", "-v2")
+	if err := restore.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "look"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := restore.Wait(); err != nil {
+		log, _ := os.ReadFile(filepath.Join(images, "restore.log"))
+		t.Fatalf("criu restore: %v\n%s", err, log)
+	}
+	if found, err := os.ReadFile(filepath.Join(work, "found")); err != nil || string(found) != "intact" {
+		t.Errorf("restored program found its memory %q, %v", found, err)
+	}
+}
+
 func TestMoveMemoryOfARealProcess(t *testing.T) {
 	criu := findCRIU(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -194,20 +213,7 @@ func TestMoveMemoryOfARealProcess(t *testing.T) {
 		t.Errorf("sent %+v, received %+v", s.stats, r.stats)
 	}
 
-	restore := exec.CommandContext(ctx, criu, "restore", "-D", images, "-o", "restore.log", "-v2")
-	if err := restore.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(work, "look"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := restore.Wait(); err != nil {
-		log, _ := os.ReadFile(filepath.Join(images, "restore.log"))
-		t.Fatalf("criu restore: %v\n%s", err, log)
-	}
-	if found, err := os.ReadFile(filepath.Join(work, "found")); err != nil || string(found) != "intact" {
-		t.Errorf("restored program found its memory %q, %v", found, err)
-	}
+	restoreAndLook(t, ctx, criu, images, work)
 }
 
 // TestFailedMoveLeavesTheProcessRunning dumps into a tmpfs that is too small: the dump fails, and the program runs on with its memory.

@@ -123,11 +123,11 @@ func (r *Rounds) converse(ctx context.Context) error {
 			return err
 		}
 	}
-	verdict := verdict(r.conn, reply)
+	said := verdict(r.conn, reply)
 	if failed != nil && !errors.Is(failed, errRefused) {
 		return failed
 	}
-	return verdict
+	return said
 }
 
 // all makes the rounds.
@@ -196,7 +196,7 @@ func (r *Rounds) process(ctx context.Context, p Process, first bool) error {
 		return nil
 	}
 	defer m.close()
-	known := r.shadow.images[uint64(p.Image)<<8|kindProcess]
+	known := r.shadow.images[ofProcess(p.Image)]
 	if known == nil && r.sampling {
 		return nil
 	}
@@ -249,7 +249,7 @@ func (r *Rounds) begin(m *memory, image uint32) (*shadowImage, error) {
 	}
 	r.planned[image] = spans
 	known := &shadowImage{seed: r.shadow.seed, chunks: map[uint64]*[chunkPages]uint64{}}
-	r.shadow.images[uint64(image)<<8|kindProcess] = known
+	r.shadow.images[ofProcess(image)] = known
 	return known, nil
 }
 

@@ -118,7 +118,7 @@ func (r *roundsReceiver) plan(f stream.Frame) error {
 // create writes the pagemap, which says of every page that it is there: only those that are will be asked for.
 func (r *roundsReceiver) create(image uint32, m *roundImage) error {
 	files := images{dir: r.dir, last: uint32(len(r.images))}
-	if err := files.open(uint64(image)<<8 | kindProcess); err != nil {
+	if err := files.open(ofProcess(image)); err != nil {
 		return err
 	}
 	for _, s := range m.spans {

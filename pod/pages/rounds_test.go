@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -94,20 +93,7 @@ func TestRoundsBeforeADump(t *testing.T) {
 	if sent != received || sent.KnownPages < childSize/4/page || sent.Bytes < childSize/16 || sent.Bytes > childSize/2 {
 		t.Errorf("sent %+v, received %+v", sent, received)
 	}
-	restore := exec.CommandContext(ctx, criu, "restore", "-D", images, "-o", "restore.log", "-v2")
-	if err := restore.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(work, "look"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := restore.Wait(); err != nil {
-		log, _ := os.ReadFile(filepath.Join(images, "restore.log"))
-		t.Fatalf("criu restore: %v\n%s", err, log)
-	}
-	if found, err := os.ReadFile(filepath.Join(work, "found")); err != nil || string(found) != "intact" {
-		t.Errorf("restored program found its memory %q, %v", found, err)
-	}
+	restoreAndLook(t, ctx, criu, images, work)
 }
 
 // own is this process, whose memory can be read without privileges.

@@ -33,6 +33,9 @@ const (
 	kindShared  = 2 // id is that of a shared memory object
 )
 
+// ofProcess is the destination of a process's pages.
+func ofProcess(image uint32) uint64 { return uint64(image)<<8 | kindProcess }
+
 // pageSize is the unit of CRIU's counts.
 var pageSize = uint64(unix.Getpagesize())
 
