@@ -31,6 +31,7 @@ var containerdDaemon = sync.OnceValue(func() error {
 	}
 	defer log.Close()
 	daemon := exec.Command("containerd", "--log-level", "warn")
+	daemon.Env = append(os.Environ(), "XDG_RUNTIME_DIR=/run") // where it leaves the images of checkpoints that it restored
 	daemon.Stdout, daemon.Stderr = log, log
 	if err := daemon.Start(); err != nil {
 		return err
