@@ -264,7 +264,7 @@ func (s *Supervisor) settle(resumed time.Time) {
 	}
 	// The source removes its files when it hears that the pod runs: what programs
 	// had synced there must not be in this host's cache only.
-	if err := syncFiles(s.dir); err != nil {
+	if err := SyncFiles(s.dir); err != nil {
 		s.log.Error("sync files", "pod", s.id, "error", err.Error())
 	}
 	a.since("settle", resumed)
@@ -281,14 +281,18 @@ func (s *Supervisor) settle(resumed time.Time) {
 	}
 }
 
-// syncFiles makes durable what is on the file system of dir.
-func syncFiles(dir string) error {
+// SyncFiles makes durable what is on the file system of dir (syncfs(2)). Of a file that was just written a crash may leave the right size
+// with zeros in it, even where its name and size are durable: whoever finds files again after a crash has to have called this.
+func SyncFiles(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("sync files: %w", err)
 	}
 	defer d.Close()
-	return unix.Syncfs(int(d.Fd()))
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync files: syncfs %s: %w", dir, err)
+	}
+	return nil
 }
 
 // doArrival answers a request about the move that brings the pod. Of another

@@ -95,6 +95,10 @@ func noteLayer(root string, l pod.Layer) error {
 	if err := os.MkdirAll(layersDir(root), 0o700); err != nil {
 		return err
 	}
+	// The fingerprint knows sizes and times, which a crash may leave without the content.
+	if err := pod.SyncFiles(l.Path); err != nil {
+		return err
+	}
 	data, err := json.Marshal(l)
 	if err != nil {
 		return err
@@ -134,6 +138,10 @@ func storeLayer(ctx context.Context, bulk *stream.Conn, temp, digest, final stri
 	}
 	if got != digest {
 		return fmt.Errorf("layer %s has the digest %s", digest, got)
+	}
+	// Whatever has this name is believed, also by moves after a crash of this host.
+	if err := pod.SyncFiles(temp); err != nil {
+		return err
 	}
 	err = os.Rename(temp, final)
 	if err != nil && findLayer(filepath.Dir(filepath.Dir(final)), digest) != "" {
