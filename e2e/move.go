@@ -20,6 +20,7 @@ const moveTimeout = 3 * time.Minute
 // Event is one line that zap migrate --format json prints: a phase that one side entered, progress, or at the end the
 // result.
 type Event struct {
+	Pod   string `json:"pod"` // of zap drain, and in results
 	Event string `json:"event"`
 	Side  string `json:"side"`
 	Phase string `json:"phase"`
@@ -68,13 +69,19 @@ type MoveOptions struct {
 // StartMove starts zap migrate in the host.
 func (h *Host) StartMove(t testing.TB, pod string, to *Host, o MoveOptions) *Move {
 	t.Helper()
+	return h.startMove(t, o, "migrate", pod, to.Peer())
+}
+
+// startMove starts a verb that moves pods.
+func (h *Host) startMove(t testing.TB, o MoveOptions, verb string, operands ...string) *Move {
+	t.Helper()
 	if o.Timeout == 0 {
 		o.Timeout = moveTimeout
 	}
-	args := append(h.logFlags(), append([]string{"migrate", "--tls", h.TLS, "--format", "json"}, o.Args...)...)
+	args := append(h.logFlags(), append([]string{verb, "--tls", h.TLS, "--format", "json"}, o.Args...)...)
 	m := &Move{t: t, lines: make(chan Event, 1024)}
 	m.ctx, m.stop = context.WithTimeout(context.Background(), o.Timeout)
-	m.cmd = h.Command(m.ctx, h.binary(t), h.zapArgs(append(args, pod, to.Peer())...)...)
+	m.cmd = h.Command(m.ctx, h.binary(t), h.zapArgs(append(args, operands...)...)...)
 	m.cmd.Env = append(os.Environ(), o.Env...)
 	m.cmd.Stderr = &m.stderr
 	m.cmd.WaitDelay = closeDelay
@@ -83,7 +90,7 @@ func (h *Host) StartMove(t testing.TB, pod string, to *Host, o MoveOptions) *Mov
 		err = processes.start(m.cmd)
 	}
 	if err != nil {
-		t.Fatalf("start zap migrate: %v", err)
+		t.Fatalf("start zap %s: %v", verb, err)
 	}
 	m.Pid = m.cmd.Process.Pid
 	go m.read(stdout)
@@ -164,7 +171,7 @@ func (m *Move) Wait() Result {
 	}
 	err := processes.wait(m.cmd)
 	if m.ctx.Err() != nil {
-		err = fmt.Errorf("zap migrate did not end in time: %w", m.ctx.Err())
+		err = fmt.Errorf("zap did not end in time: %w", m.ctx.Err())
 	}
 	m.stop()
 	var out strings.Builder

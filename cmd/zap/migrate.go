@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/pod/migrate"
@@ -61,12 +62,6 @@ func newMigrateCommand(g *globals) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if f.format != "text" && f.format != "json" {
-				return fmt.Errorf("flag --format: %q is neither text nor json", f.format)
-			}
-			if err := checkIdle(f.idle); err != nil {
-				return err
-			}
 			if f.resolve != "" {
 				return resolveMove(cmd.Context(), g, &f, args[0])
 			}
@@ -74,6 +69,13 @@ func newMigrateCommand(g *globals) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
+	f.register(flags)
+	flags.StringVar(&f.resolve, "resolve", "", "decide a move that lost its other side: commit or abort")
+	return cmd
+}
+
+// register defines the flags that say how a pod is moved.
+func (f *migrateFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.tls, "tls", "", "directory with this host's keys")
 	flags.BoolVar(&f.check, "check", false, "only find out whether the pod could move, and why not")
 	flags.BoolVar(&f.keepLog, "keep-source-log", false, "leave a copy of the pod's log on this host")
@@ -84,51 +86,68 @@ func newMigrateCommand(g *globals) *cobra.Command {
 	flags.DurationVar(&f.timeout, "timeout", 0, "call the move off when it is not committed after this time")
 	flags.DurationVar(&f.idle, "idle", defaultIdle, "how long the peer may be silent before it counts as lost")
 	flags.StringVar(&f.format, "format", "text", "text, or json: one event a line and a final result")
-	flags.StringVar(&f.resolve, "resolve", "", "decide a move that lost its other side: commit or abort")
-	return cmd
 }
 
-// migratePod moves a pod, or with --check asks whether it could be moved.
-func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address string) error {
+// options reads the flags for a move to the peer at address.
+func (f *migrateFlags) options(g *globals, address string) (migrate.Options, *peer.Client, error) {
+	var o migrate.Options
+	if f.format != "text" && f.format != "json" {
+		return o, nil, fmt.Errorf("flag --format: %q is neither text nor json", f.format)
+	}
+	if err := checkIdle(f.idle); err != nil {
+		return o, nil, err
+	}
 	if f.tls == "" {
-		return errors.New("flag --tls: name the directory with this host's keys (`zap keys init` makes it)")
+		return o, nil, errors.New("flag --tls: name the directory with this host's keys (`zap keys init` makes it)")
 	}
 	var bandwidth int64
 	if f.bandwidth != "" {
 		n, err := pod.ParseSize(f.bandwidth)
 		if err != nil {
-			return fmt.Errorf("flag --bandwidth: %w", err)
+			return o, nil, fmt.Errorf("flag --bandwidth: %w", err)
 		}
 		bandwidth = n
 	}
 	mode, err := migrate.ParseMode(f.mode)
 	if err != nil {
-		return fmt.Errorf("flag --mode: %w", err)
+		return o, nil, fmt.Errorf("flag --mode: %w", err)
 	}
 	if f.maxRounds < 1 || f.maxDowntime < 0 {
-		return errors.New("flags --max-rounds and --max-downtime: give at least one round, and no negative time")
+		return o, nil, errors.New("flags --max-rounds and --max-downtime: give at least one round, and no negative time")
 	}
 	tlsDir, err := filepath.Abs(f.tls)
 	if err != nil {
-		return err
+		return o, nil, err
 	}
 	client, err := peer.NewClient(address, tlsDir)
 	if err != nil {
+		return o, nil, err
+	}
+	return migrate.Options{
+		Peer: address, TLSDir: tlsDir, KeepLog: f.keepLog, Bandwidth: bandwidth, Idle: f.idle, CacheDir: criuCache(g.root),
+		Mode: mode, MaxRounds: f.maxRounds, MaxDowntime: f.maxDowntime,
+	}, client, nil
+}
+
+// migratePod moves a pod, or with --check asks whether it could be moved.
+func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address string) error {
+	options, client, err := f.options(g, address)
+	if err != nil {
 		return err
 	}
+	return f.move(ctx, g, newProgress(f.format, os.Stdout, os.Stderr), options, client, name)
+}
+
+// move moves one pod, or with --check asks whether it could be moved, and shows how it went.
+func (f *migrateFlags) move(ctx context.Context, g *globals, show *progress, options migrate.Options, client *peer.Client, name string) error {
 	rt := runtime.New(g.root, g.log)
-	show := newProgress(f.format, os.Stdout, os.Stderr)
 	if err := endEarlier(ctx, g, rt, name); err != nil {
-		return show.finished(name, address, nil, err)
+		return show.finished(name, options.Peer, nil, err)
 	}
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("not done after --timeout %v", f.timeout))
 		defer cancel()
-	}
-	options := migrate.Options{
-		Peer: address, TLSDir: tlsDir, KeepLog: f.keepLog, Bandwidth: bandwidth, Idle: f.idle, CacheDir: criuCache(g.root),
-		Mode: mode, MaxRounds: f.maxRounds, MaxDowntime: f.maxDowntime,
 	}
 	if f.check {
 		p, err := pod.Load(rt, name)
@@ -136,12 +155,12 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 			return err
 		}
 		source := &migrate.Source{Runtime: rt, Pod: p, Dialer: client, Log: g.log, Events: show.event, Options: options}
-		return show.checked(name, address, source.Check(ctx))
+		return show.checked(name, options.Peer, source.Check(ctx))
 	}
 	result, err := moveWithPatience(ctx, name, options, func(o migrate.Options) *migrate.Source {
 		return &migrate.Source{Runtime: rt, Dialer: client, Log: g.log, Events: show.event, Options: o}
 	})
-	return show.finished(name, address, result, err)
+	return show.finished(name, options.Peer, result, err)
 }
 
 // moveTries is how often a pod is tried to be moved that was in a passing state
@@ -187,6 +206,9 @@ func resolveMove(ctx context.Context, g *globals, f *migrateFlags, name string) 
 	if f.resolve != "commit" && f.resolve != "abort" {
 		return fmt.Errorf("flag --resolve: %q is neither commit nor abort", f.resolve)
 	}
+	if f.format != "text" && f.format != "json" {
+		return fmt.Errorf("flag --format: %q is neither text nor json", f.format)
+	}
 	rt := runtime.New(g.root, g.log)
 	state, err := migrate.Resolve(ctx, rt, name, f.resolve, g.log)
 	if err != nil {
@@ -222,7 +244,10 @@ func (s *progress) finished(name, address string, r *migrate.Result, err error) 
 	s.end()
 	if err == nil {
 		if s.json {
-			return s.encode(r)
+			return s.encode(struct {
+				Pod string `json:"pod"`
+				*migrate.Result
+			}{name, r})
 		}
 		return s.summary(name, address, r)
 	}

@@ -47,19 +47,20 @@ type podView struct {
 	Moves     int       `json:"moves"`
 	From      string    `json:"from,omitempty"`
 
-	Record *pod.Record    `json:"record,omitempty"`  // inspect only
-	State  *runtime.State `json:"state,omitempty"`   // inspect only
-	Dir    string         `json:"dir,omitempty"`     // inspect only
-	Cgroup string         `json:"cgroup,omitempty"`  // inspect only
-	Log    string         `json:"log,omitempty"`     // inspect only
-	Netns  string         `json:"network,omitempty"` // inspect only: path of the namespace while the pod runs
+	Supervised bool           `json:"-"`                 // made by zap pod run, or arrived by a move
+	Record     *pod.Record    `json:"record,omitempty"`  // inspect only
+	State      *runtime.State `json:"state,omitempty"`   // inspect only
+	Dir        string         `json:"dir,omitempty"`     // inspect only
+	Cgroup     string         `json:"cgroup,omitempty"`  // inspect only
+	Log        string         `json:"log,omitempty"`     // inspect only
+	Netns      string         `json:"network,omitempty"` // inspect only: path of the namespace while the pod runs
 }
 
 func viewPod(p *pod.Pod) podView {
 	state := p.State()
 	v := podView{
 		Name: p.ID(), Status: string(p.Status()), Pid: state.Pid, Created: state.Created, Addresses: []string{},
-		Moves: p.Record.Moves, From: p.Record.From,
+		Moves: p.Record.Moves, From: p.Record.From, Supervised: p.Supervised(),
 	}
 	if m, err := moveOf(p.Dir()); err == nil && m != nil && m.phase != migrate.Aborted { // the pod goes on, only the target has to hear of it
 		v.Status = m.status

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,8 +65,15 @@ func newPodWaitCommand(g *globals) *cobra.Command {
 
 func newPodExecCommand(g *globals) *cobra.Command {
 	exec := newExecCommand(g)
-	exec.Use = "exec [flags] POD COMMAND [ARG...]"
+	exec.Use = "exec [flags] POD [--] COMMAND [ARG...]"
 	exec.Short = "Run a further program in a pod"
+	run := exec.RunE
+	exec.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 && args[1] == "--" { // as in pod run; exec, as runc has it, takes it for the program
+			args = slices.Delete(args, 1, 2)
+		}
+		return run(cmd, args)
+	}
 	return exec
 }
 

@@ -17,6 +17,7 @@ import (
 type progress struct {
 	json     bool
 	terminal bool
+	pod      string // in every line; empty where there is but one pod
 	out, err io.Writer
 
 	mu    sync.Mutex
@@ -33,7 +34,10 @@ func newProgress(format string, out, errs *os.File) *progress {
 // event shows one event.
 func (s *progress) event(e migrate.Event) {
 	if s.json {
-		_ = s.encode(e)
+		_ = s.encode(struct {
+			Pod string `json:"pod,omitempty"`
+			migrate.Event
+		}{s.pod, e})
 		return
 	}
 	s.mu.Lock()
@@ -41,20 +45,20 @@ func (s *progress) event(e migrate.Event) {
 	switch {
 	case e.Event == "retry":
 		s.clear()
-		fmt.Fprintf(s.err, "%8.3fs  the peer does not answer, asking again: %s\n", time.Since(s.began).Seconds(), e.Detail)
+		fmt.Fprintf(s.err, "%s  the peer does not answer, asking again: %s\n", s.head(), e.Detail)
 	case e.Event == "again":
 		s.clear()
-		fmt.Fprintf(s.err, "%8.3fs  trying again: %s\n", time.Since(s.began).Seconds(), e.Detail)
+		fmt.Fprintf(s.err, "%s  trying again: %s\n", s.head(), e.Detail)
 	case !s.terminal:
 	case e.Event == "round":
 		s.clear()
-		fmt.Fprintf(s.err, "%8.3fs  memory ahead: looked at %s, sent %s in %s\n", time.Since(s.began).Seconds(), size(e.Total), size(e.Bytes), e.Detail)
+		fmt.Fprintf(s.err, "%s  memory ahead: looked at %s, sent %s in %s\n", s.head(), size(e.Total), size(e.Bytes), e.Detail)
 	case e.Event == "phase":
 		s.clear()
-		fmt.Fprintf(s.err, "%8.3fs  %s: %s\n", time.Since(s.began).Seconds(), e.Side, e.Phase)
+		fmt.Fprintf(s.err, "%s  %s: %s\n", s.head(), e.Side, e.Phase)
 	case e.Event == "progress":
 		s.clear()
-		fmt.Fprintf(s.err, "%8.3fs  %s: %s", time.Since(s.began).Seconds(), e.What, size(e.Bytes))
+		fmt.Fprintf(s.err, "%s  %s: %s", s.head(), e.What, size(e.Bytes))
 		if e.Total > 0 {
 			fmt.Fprintf(s.err, " of %s", size(e.Total))
 		}
@@ -66,6 +70,15 @@ func (s *progress) event(e migrate.Event) {
 		}
 		s.open = true
 	}
+}
+
+// head is what a line begins with: the time since the move began, and whose it is.
+func (s *progress) head() string {
+	head := fmt.Sprintf("%8.3fs", time.Since(s.began).Seconds())
+	if s.pod != "" {
+		head += "  " + s.pod
+	}
+	return head
 }
 
 // clear takes the rewritten line off the screen.

@@ -61,6 +61,7 @@ var verbs = []verb{
 	{"pod", newPodCommand},
 	{"serve", newServeCommand},
 	{"migrate", newMigrateCommand},
+	{"drain", newDrainCommand},
 	{"supervise", newSuperviseCommand},
 	{"guard", newGuardCommand},
 }
