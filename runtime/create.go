@@ -103,7 +103,7 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 	}()
 	o.Trace.Mark("make and lock " + c.dir)
 	if err := c.makeCgroup(); err != nil {
-		return nil, err
+		return nil, &StageError{Stage: StageCgroup, Err: err}
 	}
 	o.Trace.Mark("make cgroup, write limits")
 	if err := c.makeRDT(); err != nil {
@@ -113,7 +113,7 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 		return nil, err
 	}
 	if err := c.follow(gate); err != nil {
-		return nil, err
+		return nil, c.atInit(err)
 	}
 	if o.Trace != nil {
 		o.Trace.Mark("follow the first process until its program runs")

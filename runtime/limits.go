@@ -63,7 +63,13 @@ func (c *creation) explain(err error) error {
 	if kills, kerr := c.cgroup.OOMKills(); kerr != nil || kills == 0 {
 		return err
 	}
-	return fmt.Errorf("container init was OOM-killed (memory limit too low?): %w (config.json: linux.resources.memory.limit)", err)
+	const text = "container init was OOM-killed (memory limit too low?): %w (config.json: linux.resources.memory.limit)"
+	var stage *StageError
+	if errors.As(err, &stage) {
+		stage.Err = fmt.Errorf(text, stage.Err)
+		return err
+	}
+	return fmt.Errorf(text, err)
 }
 
 // cgroupPath is where the container's cgroup is: what the specification says, or the container's name below the top.

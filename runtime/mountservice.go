@@ -26,7 +26,8 @@ func (c *creation) serveMount(event *boot.Event) error {
 		if m.Type != "" && !isBind(*m) {
 			name = m.Type
 		}
-		return fmt.Errorf("mount %s on %s: %w (config.json: mounts[%d])", name, m.Destination, err, event.Place)
+		err = fmt.Errorf("mount %s on %s: %w (config.json: mounts[%d])", name, m.Destination, err, event.Place)
+		return &StageError{Stage: StageMount, Mount: *m, Err: err}
 	}
 	switch event.Mark {
 	case boot.MarkTarget:

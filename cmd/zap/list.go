@@ -28,7 +28,7 @@ func newListCommand(g *globals) *cobra.Command {
 			all, err := runtime.New(g.root, g.log).List()
 			if err != nil {
 				if len(all) == 0 {
-					g.report(err)
+					g.report(cmd.CommandPath(), err)
 				} else {
 					g.log.Warn("list containers", "error", err.Error())
 				}

@@ -44,7 +44,7 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	g := &globals{}
 	root := newRootCommand(g, args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
@@ -59,6 +59,6 @@ func run(ctx context.Context, args []string) int {
 			return code
 		}
 	}
-	g.report(err)
+	g.report(cmd.CommandPath(), err)
 	return code
 }

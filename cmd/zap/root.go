@@ -184,26 +184,34 @@ func lowerLevel(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// report tells the user of err: always on standard error, and in the log file if there is one, as runc's callers expect. Without a file
-// a log in JSON goes to standard error, and the error is a line of it.
-func (g *globals) report(err error) {
+// report tells the user of a command's error: always on standard error, and in the log file if there is one, as runc's callers expect.
+// Without a file a log in JSON goes to standard error, and the error is a line of it; under the name runc it is a line of a log anyway.
+func (g *globals) report(command string, err error) {
 	if g.log == nil { // a command line that was not understood ends before the log is opened, and callers look for the reason there
 		_ = g.openLog()
 	}
-	if g.log != nil && (g.logPath != "" || g.logFormat == "json") {
-		g.log.Error(err.Error())
+	text, line, lineOfLog := err.Error(), fmt.Sprintf("zap: %v", err), g.logFormat == "json"
+	if programName() == "runc" {
+		text = inRuncWords(command, err)
+		line, lineOfLog = text, true
 	}
-	if g.logPath != "" || g.logFormat != "json" {
-		fmt.Fprintln(os.Stderr, onStandardError(err))
+	if refused := refusedProgram(err); refused != "" {
+		line, lineOfLog = refused, lineOfLog && g.logFormat == "json"
+	}
+	if g.log != nil && (g.logPath != "" || lineOfLog) {
+		g.log.Error(text)
+	}
+	if g.log == nil || g.logPath != "" || !lineOfLog {
+		fmt.Fprintln(os.Stderr, line)
 	}
 }
 
-// onStandardError is the line that people read. A program that can't be executed is told in the words, and only those, that runc's
-// first process of the container says there: callers compare the whole output.
-func onStandardError(err error) string {
+// refusedProgram is what to say on standard error about a program that can't be executed, and nothing for any other error. These are the
+// words, and only those, that runc's first process of the container says there: callers compare the whole output.
+func refusedProgram(err error) string {
 	var failure *boot.Failure
 	if errors.As(err, &failure) && failure.Path != "" {
 		return fmt.Sprintf("exec %s: %v", failure.Path, failure.Err)
 	}
-	return fmt.Sprintf("zap: %v", err)
+	return ""
 }
