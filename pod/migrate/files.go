@@ -217,6 +217,9 @@ func (f *files) sendImages(ctx context.Context, bulk *stream.Conn, images *os.Fi
 	if err := criu.RearmTimers(root); err != nil {
 		return err
 	}
+	if err := criu.AccountReserved(root); err != nil {
+		return err
+	}
 	index, err := stream.Scan(root)
 	if err != nil {
 		return err

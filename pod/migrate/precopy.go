@@ -37,8 +37,6 @@ const (
 	DefaultMaxRounds = 8
 	// preFrom is from how much memory on rounds pay: below, the pause is that of everything else.
 	preFrom = 32 << 20
-	// untriedFrom is the CRIU from which on restores were seen to fail that take pages from a parent's images.
-	untriedFrom = 40300
 )
 
 // Ahead says whether err is a target's that could not restore a pod whose memory went ahead. The pod goes on here, and may be moved in
@@ -60,8 +58,6 @@ func (s *Source) chooseMode() (Mode, string) {
 	switch {
 	case s.Options.Mode == ModeStop || s.Options.Mode == ModePre:
 		return s.Options.Mode, ""
-	case s.binary.Version >= untriedFrom:
-		return ModeStop, fmt.Sprintf("CRIU %s has trouble with memory that went ahead (docs/criu.md)", s.binary.VersionString())
 	case s.offer.Manifest.Memory < preFrom:
 		return ModeStop, fmt.Sprintf("%d MiB of memory take less time than a round", s.offer.Manifest.Memory>>20)
 	}
