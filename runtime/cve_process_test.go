@@ -202,7 +202,7 @@ func TestCVE202531133(t *testing.T) {
 // TestCVE202552565 exchanges /dev/console, while the terminal is mounted there, with a link to a file that is to stay read-only.
 func TestCVE202552565(t *testing.T) {
 	l := newLab(t)
-	b := l.bundle(`grep -E ' /proc/sys' /proc/self/mountinfo >/dev/kept; (: >/proc/sys/kernel/printk) 2>/dev/null || echo no >>/dev/kept`)
+	b := l.bundle(`grep ' /proc/sys ' /proc/self/mountinfo >/dev/kept; (: >/proc/sys/kernel/printk) 2>/dev/null || echo no >>/dev/kept`)
 	b.Spec.Process.Terminal = true
 	dev := t.TempDir()
 	if err := errors.Join(os.Mkdir(filepath.Join(dev, "pts"), 0o755), os.Symlink("/proc/sys/kernel/printk", filepath.Join(dev, "link"))); err != nil {

@@ -43,8 +43,13 @@ func externalMounts(s *State) ([]externalMount, error) {
 			asked[id] = m
 		}
 	}
+	private := namespaceIndex(s.Bundle.Spec, specs.CgroupNamespace, "new") >= 0
 	var out []externalMount
 	for i := range mounts {
+		// On a v2 host this is the root of the container's cgroup namespace, which CRIU can mount again; runc leaves it to that, too.
+		if own := asked[mounts[i].id]; own != nil && private && mounts[i].fstype == "cgroup2" && !isBind(*own) {
+			continue
+		}
 		if key := externalKey(&mounts[i], mounts, asked); key != "" {
 			out = append(out, externalMount{mounts[i].target, key})
 		}

@@ -30,7 +30,11 @@ func newLab(t *testing.T) *lab {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes namespaces, cgroups and mounts")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	patience := 30 * time.Second
+	if os.Getenv("ZAP_TEST_SLOWNESS") != "" { // an emulated machine
+		patience = 3 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return &lab{t: t, runtime: New(filepath.Join(t.TempDir(), "root"), slog.New(slog.DiscardHandler)), ctx: ctx}
 }

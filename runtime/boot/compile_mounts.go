@@ -321,7 +321,8 @@ func (c *compiler) cgroups(m specs.Mount, o mountOptions) {
 	c.target(m.Destination, targetDir, nil)
 	if len(c.facts.Cgroups) == 1 && c.facts.Cgroups[0].Name == "" {
 		c.clone(c.facts.Cgroups[0].Dir, false)
-		c.attributesOf("mount", own)
+		// Private, as a new mount in the cgroup namespace would be: CRIU can make no other again.
+		c.setattr(c.mnt, 0, unix.MountAttr{Attr_set: own.set, Attr_clr: own.clear, Propagation: unix.MS_PRIVATE})
 		c.attach(o)
 		return
 	}

@@ -184,6 +184,10 @@ func mountSystem(words map[string]string) error {
 	); err != nil {
 		return err
 	}
+	// Security modules have their files here. A kernel without any has no such file system.
+	if err := unix.Mount("securityfs", "/sys/kernel/security", "securityfs", plain, ""); err != nil {
+		say("mount securityfs: %v", err)
+	}
 	// As systemd has it: what a container mounts must be seen not to leak although everything is shared.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("share mounts: %w", err)
