@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -38,7 +39,18 @@ func (c *checker) criu(ctx context.Context) []checkRow {
 		return []checkRow{row}
 	}
 	row.Value = fmt.Sprintf("%s at %s (by %s), sha256 %s", b.VersionString(), b.Path, b.Source, b.SHA256)
-	return slices.Concat([]checkRow{row, c.criuCheck(ctx, b)}, c.criuFeatures(ctx, b), []checkRow{c.trial(ctx, b)})
+	return slices.Concat([]checkRow{row}, criuForPodman(b), []checkRow{c.criuCheck(ctx, b)}, c.criuFeatures(ctx, b), []checkRow{c.trial(ctx, b)})
+}
+
+// criuForPodman is a row where podman would not let zap save anything.
+func criuForPodman(b *criu.Binary) []checkRow {
+	if _, err := exec.LookPath("criu"); err == nil {
+		return nil
+	}
+	return []checkRow{{
+		Name: "criu for podman", Status: checkWarn, Value: "none in PATH",
+		Hint: "podman asks it for its version before it calls a runtime (ln -s " + b.Path + " /usr/local/sbin/criu)",
+	}}
 }
 
 // criuCheck is what `criu check` says.

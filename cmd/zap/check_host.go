@@ -204,7 +204,7 @@ func checkSoftDirty() checkRow {
 	if err != nil {
 		r.Value = err.Error()
 	}
-	r.Hint = "CRIU can't pre-dump memory here; a move's pause grows with the pod's memory"
+	r.Hint = "CRIU can't pre-dump memory here; zap reads it twice to send it ahead of a move"
 	return r
 }
 
