@@ -35,8 +35,11 @@ type Event struct {
 	HeldFrames  int64   `json:"held_frames"`
 	FrozenBytes int64   `json:"frozen_bytes"`
 	Mode        string  `json:"mode"`
+	Why         string  `json:"why"`
+	Tracking    string  `json:"tracking"`
 	Rounds      []struct {
 		Pages int64 `json:"pages"`
+		Clean int64 `json:"clean"`
 		Bytes int64 `json:"bytes"`
 	} `json:"rounds"`
 

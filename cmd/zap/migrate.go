@@ -282,6 +282,9 @@ func (s *progress) encode(v any) error {
 func (s *progress) summary(name, address string, r *migrate.Result) error {
 	_, err := fmt.Fprintf(s.out, "%s runs on %s: paused %.1f ms, %.2f s in all, %s of memory, %s of files, %d frames held\n",
 		name, address, r.PauseMS, r.TotalMS/1000, size(r.MemoryBytes), size(r.FileBytes), r.HeldFrames)
+	if err == nil && r.Why != "" {
+		_, err = fmt.Fprintf(s.out, "memory went over in mode %s: %s\n", r.Mode, r.Why)
+	}
 	if err == nil && r.Log != "" {
 		_, err = fmt.Fprintf(s.out, "log kept in %s\n", r.Log)
 	}

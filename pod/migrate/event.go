@@ -29,9 +29,11 @@ type Result struct {
 	MemoryBytes int64   `json:"memory_bytes"` // of the pod's memory
 	FileBytes   int64   `json:"file_bytes"`   // of layers, files and metadata
 	HeldFrames  int     `json:"held_frames"`
-	FrozenBytes int64   `json:"frozen_bytes"` // of memory_bytes, what was sent while the pod stood still
-	Mode        Mode    `json:"mode"`         // of the memory: pre or stop
-	Why         string  `json:"why,omitempty"`
+	FrozenBytes int64   `json:"frozen_bytes"`  // of memory_bytes, what was sent while the pod stood still
+	Mode        Mode    `json:"mode"`          // of the memory: pre or stop
+	Why         string  `json:"why,omitempty"` // of the mode: what spoke for stop, or what pre has to do without
+	// Tracking is how rounds after the first found what had changed: soft-dirty, where the kernel tracks it, or hashes.
+	Tracking string `json:"tracking,omitempty"`
 	// Rounds are those of pre-copy.
 	Rounds []RoundReport `json:"rounds,omitempty"`
 	// CRIU has when each step of the pause was over, in milliseconds after

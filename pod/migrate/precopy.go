@@ -32,6 +32,12 @@ func ParseMode(name string) (Mode, error) {
 	return "", fmt.Errorf("%q is no mode of a move: auto, pre or stop", name)
 }
 
+// How rounds after the first find what has changed, in a Result.
+const (
+	trackingSoftDirty = "soft-dirty" // the kernel says which pages were written to
+	trackingHashes    = "hashes"     // by reading all of them
+)
+
 const (
 	// DefaultMaxRounds bounds the rounds of a move whose pod keeps changing its memory.
 	DefaultMaxRounds = 8
@@ -48,8 +54,9 @@ func (s *Source) Ahead(err error) bool {
 
 // RoundReport is one round of pre-copy in a Result.
 type RoundReport struct {
-	Pages int64   `json:"pages"` // that were looked at
-	Bytes int64   `json:"bytes"` // of those that were sent
+	Pages int64   `json:"pages"`           // that were looked at
+	Clean int64   `json:"clean,omitempty"` // that were not, for the kernel's tracking says that nobody has written to them since the round before
+	Bytes int64   `json:"bytes"`           // of those that were sent
 	MS    float64 `json:"ms"`
 }
 
@@ -75,6 +82,11 @@ func (s *Source) preCopy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.result.Tracking = trackingSoftDirty
+	if !features.MemTrack {
+		s.result.Tracking = trackingHashes
+		s.result.Why = "this kernel does not track what is written to (soft-dirty), so every round reads all memory and compares hashes"
+	}
 	if err := s.bulk.WriteJSON(frameSection, section{Kind: sectionRounds}); err != nil {
 		return err
 	}
@@ -87,7 +99,7 @@ func (s *Source) preCopy(ctx context.Context) error {
 		Processes: s.processes,
 		Tracked:   features.MemTrack,
 		Again: func(r pages.Round) (bool, error) {
-			s.result.Rounds = append(s.result.Rounds, RoundReport{Pages: r.Pages, Bytes: r.Bytes(), MS: milliseconds(r.Elapsed)})
+			s.result.Rounds = append(s.result.Rounds, RoundReport{Pages: r.Pages, Clean: r.Clean, Bytes: r.Bytes(), MS: milliseconds(r.Elapsed)})
 			s.emit(Event{Event: "round", Bytes: r.Bytes(), Total: r.Pages * int64(os.Getpagesize()), Detail: r.Elapsed.Round(time.Millisecond).String()})
 			return p.again(r)
 		},

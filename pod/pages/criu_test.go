@@ -105,11 +105,16 @@ func findCRIU(tb testing.TB) string {
 	return path
 }
 
-// startChild starts the program to be moved and waits until it is ready.
-func startChild(t *testing.T, dir string) *exec.Cmd {
+// startChild starts the program to be moved, through a program that executes it if there is one, and waits until it is ready.
+func startChild(t *testing.T, dir string, through ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{childDir + "=" + dir, "GODEBUG=multipathtcp=0"}
+	own, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	argv := append(through, own)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), childDir + "=" + dir, "GODEBUG=multipathtcp=0"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -34,6 +34,7 @@ type memory struct {
 	pid     int
 	pagemap *os.File
 	chunk   []byte
+	clean   int64 // the process's own pages that were passed over because nobody has written to them
 }
 
 func openMemory(pid int, chunk []byte) (*memory, error) {
@@ -102,8 +103,10 @@ func (m *memory) private(s span, dirty bool, found func(span) error) error {
 		}
 		for i := 0; i+pagemapEntry <= got; i += pagemapEntry {
 			e := binary.LittleEndian.Uint64(m.chunk[i:])
-			own := e&(pagemapPresent|pagemapSwapped) != 0 && e&pagemapFile == 0 && (!dirty || e&pagemapSoftDirty != 0)
+			own := e&(pagemapPresent|pagemapSwapped) != 0 && e&pagemapFile == 0
 			switch {
+			case own && dirty && e&pagemapSoftDirty == 0:
+				m.clean++
 			case own && open.to == at:
 				open.to += pageSize
 			case own:

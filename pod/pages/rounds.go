@@ -40,7 +40,8 @@ type Process struct {
 // Round is what one pass over the memory of running processes found and sent.
 type Round struct {
 	Pages   int64         `json:"pages"` // that were looked at
-	Sent    int64         `json:"sent"`  // pages of them that the target did not have so
+	Clean   int64         `json:"clean"` // that were not, because the kernel says that nobody has written to them since the round before
+	Sent    int64         `json:"sent"`  // pages of the first that the target did not have so
 	Elapsed time.Duration `json:"-"`
 	// Changed estimates how many pages have changed since they were sent, by a look at one in sampleStep; -1 where the kernel tracks that and
 	// the next round has little to do anyway.
@@ -214,6 +215,7 @@ func (r *Rounds) process(ctx context.Context, p Process, first bool) error {
 		}
 	}
 	if r.Tracked {
+		r.now.Clean += m.clean
 		// What is written to from here on is found by the next round. What was written since the map was read is found by the dump, as is
 		// everything that a round misses.
 		if err := m.forget(); err != nil {

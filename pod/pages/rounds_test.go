@@ -36,7 +36,7 @@ func ahead(t *testing.T, ctx context.Context, source, target *stream.Conn, dir s
 
 // TestRoundsBeforeADump sends the memory of a running program ahead, lets it change some, dumps it, restores it, and has it look.
 func TestRoundsBeforeADump(t *testing.T) {
-	criu := findCRIU(t)
+	findCRIU(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	work, images := t.TempDir(), tmpfsDir(t)
@@ -64,36 +64,10 @@ func TestRoundsBeforeADump(t *testing.T) {
 	}
 	waitFor(t, filepath.Join(work, "changed"))
 
-	sender, err := pages.NewSender(source, pages.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sender.Close()
-	sender.Know(shadow)
-	dir, err := os.Open(images)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
-	var sent, received pages.Stats
-	failed := make(chan error, 2)
-	go func() {
-		var err error
-		sent, err = sender.Run(ctx)
-		failed <- err
-	}()
-	go func() {
-		var err error
-		received, err = pages.Receive(ctx, target, dir, pages.Limits{})
-		failed <- err
-	}()
-	if err := errors.Join(dump(ctx, criu, process.Process.Pid, images, sender), <-failed, <-failed); err != nil {
-		t.Fatal(err)
-	}
+	sent, received := moveAfterRounds(t, ctx, source, target, process.Process.Pid, images, work, shadow)
 	if sent != received || sent.KnownPages < childSize/4/page || sent.Bytes < childSize/16 || sent.Bytes > childSize/2 {
 		t.Errorf("sent %+v, received %+v", sent, received)
 	}
-	restoreAndLook(t, ctx, criu, images, work)
 }
 
 // own is this process, whose memory can be read without privileges.
