@@ -411,7 +411,7 @@ func TestHoldIsBounded(t *testing.T) {
 	if size > limit || size < limit-2000 {
 		t.Errorf("%d bytes held, the limit is %d", size, limit)
 	}
-	if got := mustRelease(t, n, h); got != kept {
+	if got := mustRelease(t, n, h); got < kept { // small ones of the kernel's own may have come meanwhile
 		t.Errorf("%d frames released, %d were held", got, kept)
 	}
 	for i := range limit / 1100 { // the first ones were kept
