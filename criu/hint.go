@@ -6,6 +6,7 @@ import "strings"
 var hints = []struct{ part, hint string }{
 	{"Can't get 1:34 opt", "this CRIU is too old for this kernel: 4.2 or newer is needed from Linux 6.16 on"},
 	{"Unexpected rt vDSO area bounds", "this CRIU is too old for this kernel: 4.1 or newer is needed from Linux 6.13 on"},
+	{"IPPROTO_UDPLITE", "this CRIU is too old for this kernel: 4.3 or newer is needed from Linux 7.1 on"},
 	{"Unsupported proto 262", "the program uses MPTCP, as Go programs do by default: set net.mptcp.enabled=0 in the pod's network namespace, or GODEBUG=multipathtcp=0"},
 	{"Connected TCP socket, consider using", "the tree has open TCP connections: dump it with tcp_established"},
 	{"Can't dump corked dgram socket", "a UDP socket is corked: wait until it is not"},

@@ -32,6 +32,11 @@ var errorLine = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^(?:\(\d+\.\d+\)\s*)?(?:\d+:\s*)?(Error|Warn) +\(([^)]*)\): (.*)$`)
 })
 
+// uncollected matches what CRIU tells only in its most talkative log, where it is the reason of its failure.
+var uncollected = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`Sock\w+ collect procedure family \w+ proto \w+: -\d+$`)
+})
+
 // harmless are errors that CRIU logs and goes on.
 var harmless = []string{
 	"rlimit: Can't setup RLIMIT_NOFILE", // no CAP_SYS_RESOURCE
@@ -61,6 +66,9 @@ func Diagnose(log io.Reader) Diagnosis {
 	lines.Buffer(make([]byte, 0, 4096), maxLog)
 	for lines.Scan() {
 		m := errorLine().FindStringSubmatch(lines.Text())
+		if quiet := uncollected().FindString(lines.Text()); quiet != "" && hint(quiet) != "" {
+			keep(&warning, "", quiet)
+		}
 		if m == nil || containsAny(m[3], harmless) {
 			continue
 		}

@@ -10,7 +10,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 )
+
+// trialLogLevel has CRIU say everything: what it lacks from a kernel, it may tell at no other level.
+const trialLogLevel = 4
 
 // TrialResult says how long the steps of a trial took.
 type TrialResult struct {
@@ -21,7 +25,8 @@ type TrialResult struct {
 
 // Trial dumps a tree of two processes in namespaces of their own, and restores
 // it, to see whether that works on this machine. It needs root, puts its files
-// below dir, and leaves nothing behind. Cache is as in Env.
+// below dir (os.TempDir for none), and leaves nothing behind. Cache is as in Env. The
+// error is a *TrialError when CRIU is at fault.
 func Trial(ctx context.Context, b *Binary, cache, dir string) (result *TrialResult, err error) {
 	dir, err = os.MkdirTemp(dir, "zap-trial-")
 	if err != nil {
@@ -42,7 +47,10 @@ func Trial(ctx context.Context, b *Binary, cache, dir string) (result *TrialResu
 	if err := tree.dump(ctx, b, cache, images, result); err != nil {
 		return nil, err
 	}
-	return result, tree.restore(ctx, b, cache, images, result)
+	if err := tree.restore(ctx, b, cache, images, result); err != nil {
+		return nil, err
+	}
+	return result, nil
 }
 
 // trialTree is a running tree of two processes and the directory it lives in.
@@ -144,12 +152,14 @@ func (t *trialTree) dump(ctx context.Context, b *Binary, cache string, images *o
 	begin := time.Now()
 	s, err := Start(ctx, b, Env{Cache: cache})
 	if err != nil {
-		return err
+		return &TrialError{Step: TrialStart, Err: err}
 	}
 	defer s.Close()
 	started := time.Now()
-	if _, err := s.Dump(ctx, DumpOptions(t.root.Pid, images, images), Callbacks{}); err != nil {
-		return err
+	options := DumpOptions(t.root.Pid, images, images)
+	options.LogLevel = proto.Int32(trialLogLevel)
+	if _, err := s.Dump(ctx, options, Callbacks{}); err != nil {
+		return &TrialError{Step: TrialDump, Err: err}
 	}
 	r.Start, r.Dump = started.Sub(begin), time.Since(started)
 	t.kill()
@@ -172,7 +182,7 @@ func (t *trialTree) restore(ctx context.Context, b *Binary, cache string, images
 	started := time.Now()
 	pid, err := s.Restore(ctx, RestoreOptions(images, images, root), Callbacks{})
 	if err != nil {
-		return err
+		return &TrialError{Step: TrialRestore, Err: err}
 	}
 	r.Restore = time.Since(started)
 	t.root, err = os.FindProcess(pid)

@@ -39,6 +39,7 @@ const (
 	BlockDisk       = "disk"
 	BlockClock      = "clock"
 	BlockPid        = "pid"
+	BlockModule     = "module"
 )
 
 // MaxClockSkew is how far the clocks of two hosts may be apart: time that jumps by more than that is not something that a

@@ -83,11 +83,15 @@ func (c *checker) criuFeatures(ctx context.Context, b *criu.Binary) []checkRow {
 func (c *checker) trial(ctx context.Context, b *criu.Binary) checkRow {
 	r := checkRow{Name: "trial dump and restore", Status: checkOK}
 	result, err := criu.Trial(ctx, b, c.cache, c.dir)
+	if err == nil {
+		err = criu.SaveTried(b, c.cache)
+	}
 	if err != nil {
 		r.Status, r.Value = checkFail, err.Error()
-		var e *criu.Error
+		var e *criu.TrialError
 		if errors.As(err, &e) {
-			r.Value, r.Hint = strings.TrimSuffix(e.Cause, "."), e.Hint
+			cause, hint := e.Explain()
+			r.Value, r.Hint = e.Step+": "+strings.TrimSuffix(cause, "."), hint
 		}
 		return r
 	}

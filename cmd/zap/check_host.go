@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
-	goruntime "runtime"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -15,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/network"
+	"github.com/zap-migrate/zap/pod/preflight"
 	"github.com/zap-migrate/zap/runtime/cgroup"
 )
 
@@ -25,7 +24,7 @@ const pipeMaxSize = 4 << 20
 func (c *checker) all(ctx context.Context) []checkRow {
 	rows := []checkRow{
 		checkUser(), checkKernel(), checkCapabilities(), checkCgroups(), checkOverlay(), checkTmpfs(), checkTimeNamespaces(),
-		checkNetwork(ctx), checkPipeSize(), checkSoftDirty(), checkUserfaultfd(), checkTar(),
+		checkNetwork(ctx), checkBridge(), checkSockets(), checkPipeSize(), checkSoftDirty(), checkUserfaultfd(), checkTar(),
 	}
 	return append(rows, c.criu(ctx)...)
 }
@@ -250,39 +249,36 @@ func checkTar() checkRow {
 	return r
 }
 
-// checkNetwork makes a pod's network in a network namespace that stands for
-// the host, locks it and takes it down.
+// checkNetwork makes a pod's network in network namespaces of its own.
 func checkNetwork(ctx context.Context) checkRow {
 	r := checkRow{Name: "network (veth, nftables)", Status: checkOK, Value: "available"}
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread() // never unlocked: the thread ends with its namespace
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			err = tryNetwork(ctx)
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+	if err := network.Probe(ctx); err != nil {
 		r.Status, r.Value = checkFail, err.Error()
 		r.Hint = "zap needs veth and nftables with netdev hooks and fwd (modprobe veth nf_tables nft_fwd_netdev)"
+		var lack *network.LackError
+		if errors.As(err, &lack) {
+			r.Hint = "load the module " + lack.Module + " (modprobe " + lack.Module + "): pods' networks are made and moved with it"
+		}
 	}
 	return r
 }
 
-func tryNetwork(ctx context.Context) (err error) {
-	n, err := network.New()
-	if err != nil {
-		return err
+// checkBridge is only a warning: the bridge may be somebody else's kind of link.
+func checkBridge() checkRow {
+	r := checkRow{Name: "bridge", Status: checkOK, Value: "available"}
+	if err := network.ProbeBridge(); err != nil {
+		r.Status, r.Value, r.Hint = checkWarn, err.Error(), "load the module bridge (modprobe bridge): pods' links are ports of one"
 	}
-	defer func() { err = errors.Join(err, n.Close()) }()
-	config := network.Config{HostLink: "zap-check", Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}
-	for _, step := range []func(context.Context) error{
-		func(ctx context.Context) error { return n.Set(ctx, config) }, n.Mute, n.Lock, n.Unlock, n.Gate, n.Ungate, n.Remove,
-	} {
-		if err := step(ctx); err != nil {
-			return err
-		}
+	return r
+}
+
+// checkSockets asks for the modules by which CRIU finds out what a pod's sockets are.
+func checkSockets() checkRow {
+	r := checkRow{Name: "socket diagnosis", Status: checkOK, Value: "available"}
+	if missing := preflight.MissingDiag(); len(missing) > 0 {
+		names := strings.Join(missing, " ")
+		r.Status, r.Value = checkWarn, "missing: "+names
+		r.Hint = "load them (modprobe -a " + names + "): pods with such sockets can't leave this machine"
 	}
-	return nil
+	return r
 }

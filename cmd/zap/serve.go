@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -65,7 +66,7 @@ func newServeCommand(g *globals) *cobra.Command {
 			if err := target.Sweep(ctx); err != nil {
 				g.log.Warn("remove what a crash left", "error", err.Error())
 			}
-			if err := probeKernel(ctx, g, binary); err != nil {
+			if err := tryCriu(ctx, g, binary); err != nil {
 				return err
 			}
 			server, err := peer.Listen(ctx, listen, tlsDir)
@@ -89,12 +90,20 @@ func newServeCommand(g *globals) *cobra.Command {
 	return cmd
 }
 
-// probeKernel runs one CRIU: the first after a boot probes the kernel, and that
-// should not fall into a pod's pause.
-func probeKernel(ctx context.Context, g *globals, binary *criu.Binary) error {
-	session, err := criu.Start(ctx, binary, criu.Env{Cache: criuCache(g.root), Log: g.log})
-	if err != nil {
+// tryCriu tries CRIU once after a boot, which makes it probe the kernel, too: neither should fall into a pod's pause. A machine that can't
+// dump may take pods in.
+func tryCriu(ctx context.Context, g *globals, binary *criu.Binary) error {
+	err := criu.Tried(ctx, binary, criuCache(g.root))
+	var trial *criu.TrialError
+	switch {
+	case err == nil:
+	case ctx.Err() != nil || errors.As(err, &trial) && trial.Step != criu.TrialDump:
 		return err
+	case trial != nil:
+		cause, hint := trial.Explain()
+		g.log.Warn("pods that come here can't leave again: CRIU can't dump on this kernel", "criu", binary.VersionString(), "cause", cause, "hint", hint)
+	default:
+		g.log.Warn("try CRIU", "error", err.Error())
 	}
-	return session.Close()
+	return nil
 }

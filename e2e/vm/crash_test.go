@@ -1,6 +1,9 @@
 package vm
 
 import (
+	"fmt"
+	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -11,57 +14,123 @@ import (
 // settleTime bounds how long machines take to agree after one of them is back.
 const settleTime = 3 * time.Minute
 
-// TestCrash pulls the plug of one machine in the middle of a move and boots it again: the target in every phase, where the pod goes on at the
-// source, and the source once it has committed, where the pod goes on at the target.
+// crashLab is two machines with pods, of which one loses its power in the middle of their moves.
+type crashLab struct {
+	alpha, beta *Machine
+	pods        []e2e.Pod
+	counters    []*e2e.Counter
+}
+
+// TestCrash pulls the plug of one machine in the middle of moves and boots it again, with a pod in each of its phases at once: first the
+// target, whose pods all go on at the source, then the source. Of what the target had taken in before its crash it uses what it finds again.
 func TestCrash(t *testing.T) {
-	l := NewLab(t, "alpha", "beta")
-	k := l.Kernel(Stable)
-	machines := l.BootAll(Spec{Name: "alpha", Kernel: k}, Spec{Name: "beta", Kernel: k})
-	alpha, beta := machines[0], machines[1]
-	client := l.NewClient()
-	pod := e2e.Pod{Name: l.PodName("redis"), Number: 50, Rootfs: rootfsIn(alpha, e2e.RedisRootfs(t), "redis"), Args: e2e.RedisArgs()}
-	alpha.RunPod(t, pod)
-	alpha.Serve(t)
-	counter := e2e.NewCounter(t, client, pod.Addr(6379), "n", 10*time.Millisecond)
-
-	for _, phase := range []string{"Accepted", "Receiving", "Restoring", "Prepared"} {
-		t.Run("target "+phase, func(t *testing.T) {
-			beta.Serve(t, "ZAP_STOP_AT=target:"+phase)
-			move := alpha.StartMove(t, pod.Name, beta.Host, e2e.MoveOptions{Args: []string{"--idle", "10s"}})
-			awaitStopped(t, beta)
-			beta.Kill()
-			if r := move.Wait(); r.Code != 4 {
-				t.Errorf("zap migrate ended with code %d, not 4: %s", r.Code, r.Stderr)
-			}
-			counter.WantProgress(t)
-			beta.Start(beta.Spec)
-			server := beta.Serve(t)
-			wantPod(t, alpha, pod.Name, "running")
-			wantPod(t, beta, pod.Name, "")
-			server.Stop()
-		})
+	lab := NewLab(t, "alpha", "beta")
+	k := lab.Kernel(Stable)
+	machines := lab.BootAll(Spec{Name: "alpha", Kernel: k}, Spec{Name: "beta", Kernel: k})
+	l := &crashLab{alpha: machines[0], beta: machines[1]}
+	client := lab.NewClient()
+	rootfs := rootfsIn(l.alpha, e2e.RedisRootfs(t), "redis")
+	for i := range 5 {
+		pod := e2e.Pod{Name: lab.PodName(fmt.Sprintf("redis%d", i)), Number: byte(50 + i), Rootfs: rootfs, Args: e2e.RedisArgs()}
+		l.alpha.RunPod(t, pod)
+		l.pods = append(l.pods, pod)
+		l.counters = append(l.counters, e2e.NewCounter(t, client, pod.Addr(6379), "n", 50*time.Millisecond))
 	}
+	l.alpha.Serve(t)
+	// What is being tested is not how soon a machine that emulates two takes a stopped program for dead.
+	l.beta.ServeFlags = []string{"--idle", patience}
+	t.Run("target", l.targetDies)
+	if t.Failed() {
+		return
+	}
+	t.Run("source", l.sourceDies)
+}
 
-	beta.Serve(t)
-	move := alpha.StartMove(t, pod.Name, beta.Host, e2e.MoveOptions{Args: []string{"--idle", patience}, Env: []string{"ZAP_STOP_AT=source:Committed"}})
-	awaitStopped(t, alpha)
-	alpha.Kill()
-	move.Wait()
-	alpha.Start(alpha.Spec)
-	alpha.Serve(t) // tells the target what its journal says
-	wantPod(t, beta, pod.Name, "running")
-	wantPod(t, alpha, pod.Name, "")
-	counter.WantProgress(t)
-	if r := counter.Stop(); r.Err != nil {
-		t.Errorf("after %d replies: %v", r.Count, r.Err)
+// targetDies has one pod in each phase of the target when that loses its power. All of them go on at the source.
+func (l *crashLab) targetDies(t *testing.T) {
+	phases := []string{"Accepted", "Receiving", "Restoring", "Prepared"}
+	var moves []*e2e.Move
+	for i, phase := range phases {
+		server := l.another(i)
+		server.Serve(t, "ZAP_STOP_AT=target:"+phase)
+		defer func() { moves[i].Wait() }()
+		moves = append(moves, l.alpha.StartMove(t, l.pods[i].Name, server, e2e.MoveOptions{Args: []string{"--idle", "20s"}}))
+	}
+	awaitStopped(t, l.beta, len(phases))
+	l.beta.Kill()
+	for i, phase := range phases {
+		if r := moves[i].Wait(); r.Code != 4 {
+			t.Errorf("%s: zap migrate ended with code %d, not 4: %s", phase, r.Code, r.Stderr)
+		}
+		l.counters[i].WantProgress(t)
+	}
+	l.beta.Start(l.beta.Spec)
+	for i := range phases {
+		l.another(i)
+	}
+	l.beta.ServeFlags = append(l.beta.ServeFlags, "--listen", "0.0.0.0:"+strconv.Itoa(e2e.PeerPort))
+	l.beta.Serve(t)
+	for i := range phases {
+		wantPod(t, l.alpha, l.pods[i].Name, "running")
+		wantPod(t, l.beta, l.pods[i].Name, "")
 	}
 }
 
-// awaitStopped waits until a zap on the machine has stopped itself, as ZAP_STOP_AT asks.
-func awaitStopped(t *testing.T, m *Machine) {
+// another is the target's n-th further address, for a zap serve of its own.
+func (l *crashLab) another(n int) *e2e.Host {
+	h := *l.beta.Host
+	h.Name = fmt.Sprintf("%s-%d", h.Name, n)
+	h.Addr = netip.AddrFrom4([4]byte{10, 88, 0, byte(100 + n)})
+	l.beta.Command("ip", "addr", "add", h.Addr.String()+"/24", "dev", "br0")
+	return &h
+}
+
+// sourceDies has one pod in each phase of the source when that loses its power, and its pods with it, but for those that the target has
+// whole: one was committed, for another a person says so.
+func (l *crashLab) sourceDies(t *testing.T) {
+	const early, frozen, sent, decided, committed = 0, 1, 2, 3, 4
+	var moves []*e2e.Move
+	for i, phase := range []string{early: "PreCopying", frozen: "Frozen", sent: "Sent", decided: "Sent", committed: "Committed"} {
+		moves = append(moves, l.alpha.StartMove(t, l.pods[i].Name, l.beta.Host, e2e.MoveOptions{
+			Args: []string{"--idle", patience}, Env: []string{"ZAP_STOP_AT=source:" + phase},
+		}))
+	}
+	awaitStopped(t, l.alpha, len(l.pods))
+	for _, i := range []int{sent, decided, committed} {
+		wantPod(t, l.beta, l.pods[i].Name, "arriving")
+	}
+	l.alpha.Kill()
+	for _, m := range moves {
+		m.Wait()
+	}
+	l.beta.Zap(t, "migrate", "--resolve", "commit", l.pods[decided].Name)
+	wantPod(t, l.beta, l.pods[decided].Name, "running")
+	l.counters[decided].WantProgress(t)
+	l.alpha.Start(l.alpha.Spec)
+	l.alpha.Serve(t) // tells the target what its journals say
+
+	wantPod(t, l.beta, l.pods[committed].Name, "running")
+	wantPod(t, l.alpha, l.pods[committed].Name, "")
+	l.counters[committed].WantProgress(t)
+	for _, i := range []int{early, frozen, sent} {
+		wantPod(t, l.beta, l.pods[i].Name, "")
+		wantPod(t, l.alpha, l.pods[i].Name, "stopped") // as after every loss of power
+	}
+	wantPod(t, l.beta, l.pods[decided].Name, "running")
+	for _, i := range []int{decided, committed} {
+		if r := l.counters[i].Stop(); r.Err != nil {
+			t.Errorf("%s: after %d replies: %v", l.pods[i].Name, r.Count, r.Err)
+		}
+	}
+}
+
+// awaitStopped waits until so many zaps on the machine have stopped themselves, as ZAP_STOP_AT asks.
+func awaitStopped(t *testing.T, m *Machine, count int) {
 	t.Helper()
 	const script = `grep -l '^State:.T (stopped)' /proc/[0-9]*/status 2>/dev/null | wc -l`
-	e2e.WaitFor(t, settleTime, "zap to stop on "+m.Name, func() bool { return strings.TrimSpace(m.Command("sh", "-c", script)) != "0" })
+	e2e.WaitFor(t, settleTime, fmt.Sprintf("%d zaps to stop on %s", count, m.Name), func() bool {
+		return strings.TrimSpace(m.Command("sh", "-c", script)) == strconv.Itoa(count)
+	})
 }
 
 // wantPod waits until the machine says of the pod what is wanted, nothing when it must not know it.

@@ -27,6 +27,9 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	if s.binary, err = criu.Find(ctx); err != nil {
 		return err
 	}
+	tried := make(chan error, 1)
+	go func() { tried <- criu.Tried(ctx, s.binary, s.Options.CacheDir) }()
+	defer func() { err = errors.Join(err, s.judgeTrial(ctx, <-tried)) }()
 	if s.cgroup, err = p.Cgroup(); err != nil {
 		return err
 	}
@@ -246,7 +249,7 @@ func (t *Target) examine(ctx context.Context, o *Offer) ([]spec.Blocker, []strin
 			h.Layers = append(h.Layers, l.Digest)
 		}
 	}
-	return o.Manifest.Blockers(h), missing, ctx.Err()
+	return append(o.Manifest.Blockers(h), t.lacking(ctx, o)...), missing, ctx.Err()
 }
 
 // addOccupied notes the names and addresses of the pods that are here.

@@ -26,6 +26,8 @@ type Target struct {
 	HoldBytes int64
 	Log       *slog.Logger
 
+	kernel kernelParts
+
 	mu    sync.Mutex
 	moves map[string]*incoming // by token, those whose bulk connections have not all come
 	pods  map[string]*incoming // by the pod's name, all

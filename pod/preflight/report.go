@@ -27,6 +27,7 @@ const (
 	BlockLimits     = "limits"           // of resources, that CRIU may not read
 	BlockDevice     = "device"           // an open or mapped device
 	BlockSocket     = "socket"           // a kind or state of socket that CRIU refuses
+	BlockModule     = spec.BlockModule   // of the kernel, that is not loaded
 	BlockUnix       = "unix-socket"      // mostly: its other end is outside
 	BlockPipe       = "pipe"             //
 	BlockTerminal   = "terminal"         //

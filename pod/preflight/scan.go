@@ -29,6 +29,7 @@ type scan struct {
 	pipes     map[fileKey]*pipe
 	seen      map[uint64]bool // sockets, by inode
 	sockets   map[uint64]*unixSocket
+	diag      map[string]bool      // modules of the kernel that were asked for
 	host      map[uint32]*unixInfo // unix sockets of the host, once they are needed
 	terminals terminals
 	mapped    map[fileKey]*mapped

@@ -51,6 +51,7 @@ func (s *scan) lookAtSocket(p *process, fd int, f *file) error {
 		s.add(about)
 		return nil
 	}
+	s.needDiag(about, o)
 	s.judgeSocket(about, own, f.ino, o)
 	return nil
 }

@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,6 +28,9 @@ func (s *scan) judgeUnixSockets() error {
 		return nil
 	}
 	all, err := unixSockets(s.net.fd)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // needDiag has reported it
+	}
 	if err != nil {
 		return err
 	}
