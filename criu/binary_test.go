@@ -71,3 +71,13 @@ func TestFindSaysWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// TestCandidatesOfPoorEnvironment: engines call runtimes with a PATH that may lack the directories of the system's programs.
+func TestCandidatesOfPoorEnvironment(t *testing.T) {
+	t.Setenv(EnvBinary, "")
+	t.Setenv("PATH", "/none")
+	list := candidates()
+	if last := list[len(list)-1]; last.path != "/usr/sbin/criu" {
+		t.Errorf("the last place to look at is %s", last.path)
+	}
+}

@@ -69,6 +69,18 @@ func TestPodmanCheckpoint(t *testing.T) {
 	e.do("rm", "again")
 }
 
+// TestPodmanCheckpointKeepsRuntime imports a checkpoint without naming a runtime: the archive says which one it was.
+func TestPodmanCheckpointKeepsRuntime(t *testing.T) {
+	e := newPodman(t)
+	e.do("run", "-d", "--name", "saved", "--tmpfs", "/scratch", image, "sh", "-c", counting)
+	waitFor(t, "some numbers", func() bool { return e.count("saved") > 1 })
+	archive := filepath.Join(t.TempDir(), "saved.tar.gz")
+	e.do("container", "checkpoint", "--export", archive, "--compress", "gzip", "saved")
+	e.do("rm", "saved")
+	must(t, "podman", "container", "restore", "--import", archive)
+	e.want(runtimeName+" running", "inspect", "--format", "{{.OCIRuntime}} {{.State.Status}}", "saved")
+}
+
 // TestPodmanCheckpointTCP keeps a connection to a container that is saved and restored.
 func TestPodmanCheckpointTCP(t *testing.T) {
 	e := newPodman(t)

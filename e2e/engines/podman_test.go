@@ -113,3 +113,25 @@ func TestPodmanRun(t *testing.T) {
 		t.Errorf("standard input does not arrive: %v", r)
 	}
 }
+
+// TestPodmanReadsErrors: podman takes errors from the runtime's log in JSON, where its settings say that the runtime has one. Then it knows
+// what they mean, and shows them whole.
+func TestPodmanReadsErrors(t *testing.T) {
+	e := newPodman(t)
+	e.do("run", "-d", "--name", "there", image, "sleep", "7777")
+	for _, c := range []struct {
+		code int
+		args []string
+		want string
+	}{
+		{127, []string{"run", "--rm", image, "nothing-there"}, `exec "nothing-there": executable file not found in $PATH (config.json: process.args)`},
+		{126, []string{"run", "--rm", image, "/etc/passwd"}, `exec "/etc/passwd": permission denied (config.json: process.args)`},
+		{127, []string{"exec", "there", "nothing-there"}, "executable file not found in $PATH"},
+		{126, []string{"exec", "there", "/etc/passwd"}, "permission denied"},
+		{127, []string{"run", "--rm", "--sysctl", "net.none=1", image, "true"}, "set sysctl net.none: no such file or directory (config.json: linux.sysctl.net.none)"},
+	} {
+		if r := e.try(c.args...); r.Code != c.code || !strings.Contains(r.Stderr, c.want) || strings.Contains(r.Stderr, `"level"`) {
+			t.Errorf("want %d, %q: %v", c.code, c.want, r)
+		}
+	}
+}

@@ -64,6 +64,7 @@ func (c *compiler) namespaces() {
 		c.on("make namespaces", "linux.namespaces")
 		c.do(unix.SYS_UNSHARE, symbol(unshare, namesClone))
 	}
+	c.loopback(fresh)
 	c.timeOffsets(fresh)
 	switch {
 	case enters && fresh&unix.CLONE_NEWPID != 0:

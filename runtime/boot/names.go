@@ -138,7 +138,11 @@ var (
 		{unix.F_DUPFD_CLOEXEC, "F_DUPFD_CLOEXEC"}, {unix.F_SETFD, "F_SETFD"},
 	}}
 	namesIoctl = &names{exact: true, list: []name{
-		{unix.TIOCSPTLCK, "TIOCSPTLCK"}, {unix.TIOCGPTPEER, "TIOCGPTPEER"}, {unix.TIOCSWINSZ, "TIOCSWINSZ"}, {unix.TIOCSCTTY, "TIOCSCTTY"},
+		{unix.TIOCSPTLCK, "TIOCSPTLCK"},
+		{unix.TIOCGPTPEER, "TIOCGPTPEER"},
+		{unix.TIOCSWINSZ, "TIOCSWINSZ"},
+		{unix.TIOCSCTTY, "TIOCSCTTY"},
+		{unix.SIOCSIFFLAGS, "SIOCSIFFLAGS"},
 	}}
 	namesAccess = &names{list: []name{{unix.X_OK, "X_OK"}}}
 	namesKeyctl = &names{exact: true, list: []name{

@@ -56,6 +56,7 @@ var calls = [...]name{
 	{unix.SYS_SETRESGID, "setresgid"},
 	{unix.SYS_SETRESUID, "setresuid"},
 	{unix.SYS_SETSID, "setsid"},
+	{unix.SYS_SOCKET, "socket"},
 	{unix.SYS_SYMLINKAT, "symlinkat"},
 	{unix.SYS_UMASK, "umask"},
 	{unix.SYS_UMOUNT2, "umount2"},
