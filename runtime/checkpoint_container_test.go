@@ -311,7 +311,7 @@ func TestPreDump(t *testing.T) {
 			t.Errorf("the error says not what is missing: %v", err)
 		}
 		k.say(t, "b", "2 b")
-		return
+		t.Skip("needs a kernel with soft-dirty tracking for the rest (make test-guest has one)")
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -48,7 +48,7 @@ func (c *cache) image(ctx context.Context) (string, error) {
 		}
 	}
 	all = append(append(all, crius[CriuTesting]...), crius[CriuUpcoming]...)
-	dir, err := c.get("root-"+Stable+"-"+key("root 3 "+imageSize, all), func(dir string) error {
+	dir, err := c.get("root-"+Stable+"-"+key("root 4 "+imageSize, all), func(dir string) error {
 		tree := filepath.Join(dir, "tree")
 		defer os.RemoveAll(tree)
 		if err := a.unpack(ctx, files, tree); err != nil {
@@ -137,6 +137,8 @@ func finishTree(tree string) error {
 	for name, text := range map[string]string{
 		"etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 		"etc/resolv.conf":   "", // nothing must wait for name service
+		"etc/subuid":        "",
+		"etc/subgid":        "",
 	} {
 		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644); err != nil {
 			return err
