@@ -75,7 +75,7 @@ func (s *Session) request(ctx context.Context, t rpc.CriuReqType, opts *rpc.Criu
 	if s.used {
 		return nil, errors.New("the session was used already: CRIU takes one dump or restore")
 	}
-	s.used = true
+	s.used, s.lazy = true, opts.GetLazyPages()
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -100,7 +100,7 @@ func (s *Session) request(ctx context.Context, t rpc.CriuReqType, opts *rpc.Criu
 		if err := s.notified(resp.GetNotify(), files, cb); err != nil {
 			return nil, s.abandon(err)
 		}
-		if s.final && !limited && !opts.GetLazyPages() { // lazy pages go when somebody asks for them
+		if s.final && !limited && !s.lazy { // lazy pages go when somebody asks for them
 			limited = true
 			late, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), commitLimit,
 				fmt.Errorf("CRIU did not finish within %v", commitLimit))

@@ -40,6 +40,9 @@ type Session struct {
 	root    *os.Process // the restored tree's first, once CRIU has told it
 	refused error       // the first callback's no
 	final   bool        // a yes was sent after which there is no way back
+	lazy    bool        // it waits for others to ask for memory
+
+	patience time.Duration // for how long it may do nothing when it is its turn
 
 	closing sync.Once
 	killed  bool // by close, valid after it
@@ -100,7 +103,7 @@ func start(ctx context.Context, b *Binary, e Env, kdat []byte) (*Session, error)
 		w.close()
 		return nil, &Error{Verb: verb, Cause: err.Error(), Err: err}
 	}
-	s := &Session{binary: b, proc: proc, wire: w, log: e.logger(), exited: make(chan struct{})}
+	s := &Session{binary: b, proc: proc, wire: w, log: e.logger(), exited: make(chan struct{}), patience: stallLimit}
 	go func() {
 		s.state, _ = proc.Wait()
 		close(s.exited)
@@ -170,17 +173,29 @@ func (s *Session) ask(ctx context.Context, req *rpc.CriuReq) (*rpc.CriuResp, err
 
 // receive waits for CRIU's next message. io.EOF means that there is none: CRIU
 // has ended, although a process that it was restoring, and that now waits for it,
-// may hold the other end of the socket still.
+// may hold the other end of the socket still. A CRIU that does nothing is not
+// waited for.
 func (s *Session) receive(ctx context.Context) (*rpc.CriuResp, []*os.File, error) {
 	waiting, ended := context.WithCancelCause(ctx)
 	defer ended(nil)
 	over := make(chan struct{})
 	defer close(over)
+	watch := s.watch()
+	defer watch.stop()
 	go func() {
-		select {
-		case <-s.exited:
-			ended(io.EOF)
-		case <-over:
+		for {
+			select {
+			case <-s.exited:
+				ended(io.EOF)
+				return
+			case <-watch.due():
+				if err := watch.look(); err != nil {
+					ended(err)
+					return
+				}
+			case <-over:
+				return
+			}
 		}
 	}()
 	resp, files, err := s.wire.receive(waiting)

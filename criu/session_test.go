@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
 
 	"github.com/zap-migrate/zap/criu/criutest"
 )
@@ -254,6 +255,42 @@ func TestContextEndsRequest(t *testing.T) {
 				t.Error("CRIU is still there")
 			}
 		})
+	}
+}
+
+// TestCriuStalls meets a CRIU that waits for something for ever, as one does whose tracee does not stop.
+func TestCriuStalls(t *testing.T) {
+	s, _ := startStand(t, criutest.Step{Notify: preDump}, criutest.Step{Hang: true})
+	s.patience = 500 * time.Millisecond
+	answered := false
+	_, err := s.Dump(t.Context(), dumpOptions(t), Callbacks{PreDump: func() error {
+		time.Sleep(2 * s.patience) // it is not CRIU's turn
+		answered = true
+		return nil
+	}})
+	if e := asError(t, err); !answered || !e.Killed || !strings.HasPrefix(e.Cause, "CRIU did nothing for 500ms: it waits in ") {
+		t.Errorf("answered %v, error %v", answered, err)
+	}
+}
+
+// TestCriuIsSlow meets one that takes longer than its patience, but works, or has been stopped by somebody.
+func TestCriuIsSlow(t *testing.T) {
+	s, _ := startStand(t, criutest.Step{Notify: preDump}, criutest.Step{Spin: 2 * time.Second}, yes)
+	s.patience = 500 * time.Millisecond
+	if _, err := s.Dump(t.Context(), dumpOptions(t), Callbacks{}); err != nil {
+		t.Errorf("one that works: %v", err)
+	}
+	s, _ = startStand(t, criutest.Step{Notify: preDump}, yes)
+	s.patience = 500 * time.Millisecond
+	_, err := s.Dump(t.Context(), dumpOptions(t), Callbacks{PreDump: func() error {
+		go func() {
+			time.Sleep(3 * s.patience)
+			_ = unix.Kill(s.Pid(), unix.SIGCONT)
+		}()
+		return unix.Kill(s.Pid(), unix.SIGSTOP)
+	}})
+	if err != nil {
+		t.Errorf("one that was stopped: %v", err)
 	}
 }
 

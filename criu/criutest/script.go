@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // scriptVariable tells a re-run test binary that it is a stand-in, and where
@@ -24,15 +25,16 @@ type Script struct {
 
 // Step is one thing to do; the first field that is set counts.
 type Step struct {
-	Notify   string // call back by this name and wait for the answer
-	Pid      int    // with Notify: the process id that goes with it
-	PassFile string // with Notify: a file to open and pass along
-	Log      string // append this line to the request's log
-	Output   string // write this line to standard error
-	Reply    *Reply // answer the request
-	Raw      []byte // send these bytes
-	Hang     bool   // do nothing until killed, whatever happens to the socket
-	Exit     int    // exit with this status
+	Notify   string        // call back by this name and wait for the answer
+	Pid      int           // with Notify: the process id that goes with it
+	PassFile string        // with Notify: a file to open and pass along
+	Log      string        // append this line to the request's log
+	Output   string        // write this line to standard error
+	Reply    *Reply        // answer the request
+	Raw      []byte        // send these bytes
+	Spin     time.Duration // use the processor for this long
+	Hang     bool          // do nothing until killed, whatever happens to the socket
+	Exit     int           // exit with this status
 }
 
 // Reply is the final answer.

@@ -120,6 +120,10 @@ func (s *stand) do(step Step) error {
 	case step.Raw != nil:
 		_, err := s.conn.Write(step.Raw)
 		return err
+	case step.Spin > 0:
+		for end := time.Now().Add(step.Spin); time.Now().Before(end); {
+		}
+		return nil
 	case step.Hang:
 		time.Sleep(hangLimit)
 		return errors.New("nobody ended this")
