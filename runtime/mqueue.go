@@ -71,6 +71,15 @@ func SaveQueues(pid int) (queues []Queue, err error) {
 	return queues, err
 }
 
+// QueueNames returns the names of the message queues in the IPC namespace of pid, without the slash.
+func QueueNames(pid int) (names []string, err error) {
+	err = inIPC(pid, func(dir int) (err error) {
+		names, err = queueNames(dir)
+		return err
+	})
+	return names, err
+}
+
 // RestoreQueues makes message queues in the IPC namespace of pid.
 func RestoreQueues(pid int, queues []Queue) error {
 	if len(queues) == 0 {

@@ -97,6 +97,9 @@ func (r *Runtime) List() ([]*Container, error) {
 	return all, errors.Join(bad...)
 }
 
+// lockName is the file in the container's directory that is locked.
+const lockName = "lock"
+
 // lockWait bounds how long a call waits for another one on the same container.
 const lockWait = 30 * time.Second
 
@@ -105,7 +108,7 @@ func lock(ctx context.Context, dir string) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		f, err := tryLock(filepath.Join(dir, "lock"))
+		f, err := tryLock(filepath.Join(dir, lockName))
 		if f != nil {
 			return func() { f.Close() }, nil
 		}

@@ -28,10 +28,14 @@ func (r *Runtime) warnCapabilities(id string, s *specs.Spec, p *specs.Process) {
 			}
 		}
 	}
+	var notRaised []string // bundles of an old `runc spec` have some
 	for _, name := range p.Capabilities.Ambient {
 		if !slices.Contains(missing, name) && !(slices.Contains(p.Capabilities.Inheritable, name) && slices.Contains(p.Capabilities.Permitted, name)) {
-			r.log.Warn(fmt.Sprintf("can't raise ambient capability %s: it is not both inheritable and permitted", name), "container", id)
+			notRaised = append(notRaised, name)
 		}
+	}
+	if len(notRaised) > 0 { // so begins runc's warning, of which there is one for each
+		r.log.Warn(fmt.Sprintf("can't raise ambient capability %s: not both inheritable and permitted", strings.Join(notRaised, ", ")), "container", id)
 	}
 	if len(missing) > 0 {
 		r.log.Warn("ignoring unknown or unavailable capabilities", "container", id, "capabilities", strings.Join(missing, " "))

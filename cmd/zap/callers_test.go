@@ -406,15 +406,15 @@ func TestRunAdoptsOrphans(t *testing.T) {
 	}
 }
 
-// TestAmbientWarning: an ambient capability that the kernel would refuse is left out with a warning in runc's words.
+// TestAmbientWarning: an ambient capability that the kernel would refuse is left out with a warning in runc's words, one for all.
 func TestAmbientWarning(t *testing.T) {
 	l := newOCILab(t)
 	l.spec.Process.Capabilities.Inheritable = []string{"CAP_KILL"}
-	l.spec.Process.Capabilities.Ambient = []string{"CAP_KILL", "CAP_CHOWN"}
+	l.spec.Process.Capabilities.Ambient = []string{"CAP_KILL", "CAP_CHOWN", "CAP_AUDIT_WRITE"}
 	l.program("grep CapAmb /proc/self/status")
 	out, errs, code := l.zap("run", "one")
-	if code != 0 || out != "CapAmb:\t0000000000000020\n" || !strings.Contains(errs, "can't raise ambient capability CAP_CHOWN: ") ||
-		strings.Contains(errs, "CAP_KILL") {
+	if code != 0 || out != "CapAmb:\t0000000000000020\n" || !strings.Contains(errs, "can't raise ambient capability CAP_CHOWN, CAP_AUDIT_WRITE: ") ||
+		strings.Contains(errs, "CAP_KILL") || strings.Count(errs, "\n") != 1 {
 		t.Errorf("exit code %d, output %q, errors %q", code, out, errs)
 	}
 }
@@ -440,5 +440,31 @@ func TestClocksOfUserNamespace(t *testing.T) {
 	out := strings.Join(strings.Fields(l.must("run", "one")), " ")
 	if want := "monotonic 7881 2718281 boottime 1337 3141519"; out != want {
 		t.Errorf("offsets %q, want %q", out, want)
+	}
+}
+
+// TestForceDeletesRemains removes what a creation leaves that was killed before it wrote a state, and nothing else.
+func TestForceDeletesRemains(t *testing.T) {
+	l := newOCILab(t)
+	for name, gone := range map[string]bool{"lock": true, "start": true, ".state.json.123": true, "": true, "other": false, "state.json": false} {
+		dir := filepath.Join(l.root, "one")
+		if err := os.MkdirAll(filepath.Join(dir, "notify"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if name != "" {
+			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, errs, code := l.zap("delete", "--force", "one")
+		if (code == 0) != (name != "state.json") {
+			t.Errorf("%q: exit code %d, %s", name, code, errs)
+		}
+		if _, err := os.Stat(dir); os.IsNotExist(err) != gone {
+			t.Errorf("%q: %v", name, err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/pod/preflight"
 	"github.com/zap-migrate/zap/runtime"
@@ -23,6 +25,7 @@ var certainBlockers = []string{
 // checkBlockers says what of a container can't be saved, before anything is stopped.
 func checkBlockers(c *runtime.Container) error {
 	found := slices.DeleteFunc(blockersOf(c), func(b spec.Blocker) bool { return !slices.Contains(certainBlockers, b.Code) })
+	found = append(found, queuesOf(c)...)
 	if len(found) == 0 {
 		return nil
 	}
@@ -58,6 +61,27 @@ func blockersOf(c *runtime.Container) []spec.Blocker {
 	}
 	if l := c.State().Bundle.Spec.Linux; l != nil {
 		found = append(found, preflight.Supervised(c.ID(), l.Seccomp)...)
+	}
+	return found
+}
+
+// queuesOf is the POSIX message queues that a container sees. A move takes them along; CRIU refuses a file system of them that is not empty,
+// and its images have no place for what is in them.
+func queuesOf(c *runtime.Container) []spec.Blocker {
+	isQueues := func(m specs.Mount) bool { return m.Type == "mqueue" }
+	if !slices.ContainsFunc(c.State().Bundle.Spec.Mounts, isQueues) {
+		return nil
+	}
+	names, err := runtime.QueueNames(c.State().Pid)
+	if err != nil {
+		return nil // CRIU will say what it can't save
+	}
+	var found []spec.Blocker
+	for _, name := range names {
+		found = append(found, spec.Blocker{
+			Code: preflight.BlockQueue, Subject: "message queue /" + name, Detail: "images have no place for POSIX message queues",
+			Hint: "have the program remove it before (mq_unlink), or move the container with zap migrate",
+		})
 	}
 	return found
 }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -106,4 +107,25 @@ func TestCheckpointNamesBlockers(t *testing.T) {
 	if _, err := os.Stat(images); err == nil {
 		t.Error("CRIU was asked")
 	}
+}
+
+// TestCheckpointNamesQueues: a message queue is named, and CRIU is not asked.
+func TestCheckpointNamesQueues(t *testing.T) {
+	l := newOCILab(t)
+	l.program("busybox touch /dev/mqueue/orders; sleep 1000")
+	l.start("one")
+	images := filepath.Join(t.TempDir(), "images")
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if l.must("exec", "one", "ls", "/dev/mqueue") != "" {
+			break
+		}
+	}
+	if _, stderr, code := l.zap("checkpoint", "--image-path", images, "one"); code != 1 || !strings.Contains(stderr, "message queue /orders") {
+		t.Errorf("code %d, %q", code, stderr)
+	}
+	if _, err := os.Stat(images); err == nil {
+		t.Error("CRIU was asked")
+	}
+	l.must("exec", "one", "busybox", "rm", "/dev/mqueue/orders")
+	l.must("checkpoint", "--image-path", images, "one")
 }

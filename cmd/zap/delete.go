@@ -17,9 +17,10 @@ func newDeleteCommand(g *globals) *cobra.Command {
 		Short: "Remove a container that has stopped",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := pod.Load(runtime.New(g.root, g.log), args[0])
+			rt := runtime.New(g.root, g.log)
+			p, err := pod.Load(rt, args[0])
 			if force && errors.Is(err, runtime.ErrNotExist) {
-				return nil
+				return rt.Discard(cmd.Context(), args[0])
 			}
 			if err != nil {
 				return err

@@ -39,7 +39,7 @@ func newNotifier(rt *runtime.Runtime, id string) *notifier {
 	if host == "" || runtime.CheckID(id) != nil {
 		return nil
 	}
-	return &notifier{host: host, dir: filepath.Join(rt.Dir(id), "notify")}
+	return &notifier{host: host, dir: filepath.Join(rt.Dir(id), runtime.NotifyName)}
 }
 
 // prepare makes the directory and shows it to the container. The function that it returns takes it back, for a container that was not made.
