@@ -53,6 +53,10 @@ bench: deps build ## Compare with runc and crun in one interleaved run, print th
 	@go build -buildvcs=false -o build/bench ./e2e/bench
 	@ZAP=$(CURDIR)/bin/zap build/bench -o docs/bench.md
 
+.PHONY: bench-vm
+bench-vm: deps build ## Move a program between two virtual machines, by hand with runc and with zap, print the table
+	@ZAP_VM=1 ZAP_VM_BENCH=$(CURDIR)/docs/bench-vm.md ZAP=$(CURDIR)/bin/zap go test -count=1 -timeout 1800s -v -run '^TestBench$$' ./e2e/vm
+
 .PHONY: demo
 demo: deps build ## Move a redis under load between two hosts made of network namespaces, print what happened
 	@go build -buildvcs=false -o build/demo ./e2e/demo

@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -86,23 +85,4 @@ func TestKernels(t *testing.T) {
 		t.Errorf("after %d replies: %v", r.Count, r.Err)
 	}
 	t.Logf("%d replies of redis on one connection, the worst after %v", r.Count, r.Worst.Took.Round(time.Millisecond))
-}
-
-// TestSurvivor moves a program that holds one of everything a process can hold to an older kernel, its memory ahead, and back.
-func TestSurvivor(t *testing.T) {
-	l := NewLab(t, "stable", "old")
-	machines := l.BootAll(
-		Spec{Name: "stable", Kernel: l.Kernel(Stable), Criu: CriuUpcoming},
-		Spec{Name: "old", Kernel: l.Kernel(Oldstable), Criu: CriuUpcoming},
-	)
-	stable, old := machines[0], machines[1]
-	pod := e2e.Pod{Name: l.PodName("survivor"), Number: 53, Rootfs: rootfsIn(stable, e2e.ShellRootfs(t), "shell"), Args: []string{"/bin/survivor"}}
-	stable.RunPod(t, pod)
-	survivor := newSurvivor(t, l.NewClient(), pod.Addr(7000))
-	survivor.wantWhole(t, "before the move")
-	for i, hop := range []struct{ from, to *Machine }{{stable, old}, {old, stable}} {
-		hop.to.Serve(t)
-		hop.from.Migrate(t, pod.Name, hop.to.Host, "--idle", patience, "--mode", []string{"pre", "stop"}[i])
-		survivor.wantWhole(t, fmt.Sprintf("after move %d", i+1))
-	}
 }

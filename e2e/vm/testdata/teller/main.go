@@ -1,12 +1,15 @@
 // Command teller answers every line on a TCP connection with the number of the answer on that connection, the kernel's release, and the monotonic
-// and the boot clock in nanoseconds, while threads of its own count in memory that they share.
+// and the boot clock in nanoseconds, while threads of its own count in memory that they share. It can hold more memory, and write to some pages of
+// that in every second.
 package main
 
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"log"
+	"math/rand/v2"
 	"net"
 	"sync/atomic"
 	"time"
@@ -15,6 +18,12 @@ import (
 )
 
 func main() {
+	ballast := flag.Int("ballast", 0, "`MiB` of memory to hold")
+	dirty := flag.Int("dirty", 0, "`pages` of it to write to in a second")
+	flag.Parse()
+	if *ballast > 0 {
+		hold(*ballast<<20, *dirty)
+	}
 	memory, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
 		log.Fatal(err)
@@ -40,6 +49,34 @@ func main() {
 		}
 		go tell(conn)
 	}
+}
+
+// hold fills memory with bytes that don't compress, and then changes it from a thread of its own.
+func hold(size, dirty int) {
+	const page = 4096
+	memory, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		log.Fatal(err)
+	}
+	noise := rand.NewChaCha8([32]byte{1})
+	if _, err := noise.Read(memory); err != nil {
+		log.Fatal(err)
+	}
+	if dirty == 0 {
+		return
+	}
+	go func() {
+		const step = 50 * time.Millisecond
+		last, at := time.Now(), 0
+		for range time.Tick(step) {
+			now := time.Now()
+			for range int(float64(dirty) * min(now.Sub(last), time.Second).Seconds()) {
+				at = (at + page) % size
+				memory[at]++
+			}
+			last = now
+		}
+	}()
 }
 
 func tell(conn net.Conn) {
