@@ -57,6 +57,9 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		return nil, errors.New("cannot exec in a paused container (use --ignore-paused to override)")
 	}
 	c.runtime.warnCapabilities(c.ID(), c.state.Bundle.Spec, o.Process)
+	if err := c.noteTracer(o.Process); err != nil {
+		return nil, err
+	}
 	e := &execution{container: c, options: o}
 	defer func() { e.close() }()
 	child, err := e.begin(ctx)
@@ -122,6 +125,7 @@ func (e *execution) prepare(place cgroup.Place) (*boot.Program, boot.Bind, error
 	facts := boot.ExecFacts{
 		Document: o.Document, Nofile: openFiles(), Capabilities: heldCapabilities(), Home: home(s.Bundle, o.Process),
 		Program: e.program, ID: s.ID, NoNewKeyring: s.NoNewKeyring, Unprivileged: unprivileged(),
+		Late: e.container.Exposed(),
 	}
 	facts.AppArmor, facts.SELinux = modules(o.Process, s.Bundle.Spec.Linux)
 	if l := s.Bundle.Spec.Linux; l != nil {
@@ -181,7 +185,7 @@ func (e *execution) openNamespaces(bind *boot.Bind, facts *boot.ExecFacts) error
 			continue
 		}
 		flag := boot.NamespaceFlag(specs.LinuxNamespaceType(ns.kind))
-		if facts.Namespaces |= flag; flag == unix.CLONE_NEWPID && !facts.Unprivileged {
+		if facts.Namespaces |= flag; flag == unix.CLONE_NEWPID && !facts.Unprivileged && !facts.Late {
 			bind.PIDNamespace = theirs
 		}
 	}

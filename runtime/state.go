@@ -55,6 +55,8 @@ type State struct {
 	RDT *RDT `json:"rdt,omitempty"`
 	// NoNewKeyring says that the container kept the session keyring of the one who made it.
 	NoNewKeyring bool `json:"noNewKeyring,omitempty"`
+	// Tracer says that an exec gave a process CAP_SYS_PTRACE, which the container's own has not; see Container.Exposed.
+	Tracer bool `json:"tracer,omitempty"`
 	// Pod belongs to package pod.
 	Pod json.RawMessage `json:"pod,omitempty"`
 

@@ -81,6 +81,11 @@ func (f *execFlags) run(ctx context.Context, rt *runtime.Runtime, args []string)
 	if err != nil {
 		return 0, err
 	}
+	if c.Exposed() {
+		if err := runtime.Shelter(); err != nil {
+			return 0, fmt.Errorf("exec in container %s: %w", args[0], err)
+		}
+	}
 	o, err := f.options(c.State().Bundle.Spec.Process, args[1:])
 	if err == nil {
 		err = checkTerminal(o.Process.Terminal, f.detach, o.ConsoleSocket)

@@ -21,6 +21,9 @@ type Cell struct {
 	Copies []string
 	// Zap is the environment variable that names the binary which is bound to /usr/local/bin/zap. This needs /usr/local among Copies.
 	Zap string
+	// Shared makes the cell's mounts shared with namespaces that are made in it, as systemd does on its hosts. podman relies on that: for
+	// containers with a user namespace conmon, and what cleans up after it, lives in a mount namespace of its own.
+	Shared bool
 	// Legacy leaves out version 2 of cgroups where version 1 is mounted too.
 	Legacy bool
 	// Controllers are controllers of version 1 that are mounted in the cell when nobody else has them, as net_cls is on most machines.

@@ -68,6 +68,11 @@ func (c Cell) furnish() error {
 			return err
 		}
 	}
+	if c.Shared {
+		if err := mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+			return err
+		}
+	}
 	if err := unix.Sethostname([]byte("cell")); err != nil {
 		return err
 	}

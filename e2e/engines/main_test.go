@@ -16,6 +16,7 @@ func TestMain(m *testing.M) {
 		},
 		Copies: []string{"/etc", "/var/lib", "/usr/local"},
 		Zap:    cell.ZapVariable,
+		Shared: true,
 	}.Run(m)
 	if built != "" {
 		os.RemoveAll(built)

@@ -117,6 +117,8 @@ type ExecFacts struct {
 	NoNewKeyring bool
 	// Unprivileged is as in Facts: the child joins the pid namespace itself, from inside the user namespace.
 	Unprivileged bool
+	// Late has the child join the pid namespace itself, after all others: who can trace processes there finds none that sees the host's files.
+	Late bool
 	// Chroot has the child change to the root of the container's first process, in slot "root": for containers in the runtime's mount
 	// namespace.
 	Chroot bool
@@ -172,7 +174,7 @@ func CompileExec(p *specs.Process, f ExecFacts) (*Program, error) {
 // joinContainer enters the namespaces and the root of a container.
 func (c *compiler) joinContainer(f ExecFacts) {
 	flags := f.Namespaces
-	if !f.Unprivileged {
+	if !f.Unprivileged && !f.Late {
 		flags &^= unix.CLONE_NEWPID
 	}
 	if flags != 0 {
@@ -182,13 +184,16 @@ func (c *compiler) joinContainer(f ExecFacts) {
 	if c.users {
 		c.becomeRoot("")
 	}
-	if flags&unix.CLONE_NEWPID != 0 {
-		c.on("enter the pid namespace", "")
-		c.rebirth(0)
-	}
 	if f.Chroot {
 		c.on("change root", "")
 		c.do(unix.SYS_FCHDIR, c.slot("root", false))
 		c.do(unix.SYS_CHROOT, text("."))
+	}
+	if flags&unix.CLONE_NEWPID != 0 {
+		c.on("enter the pid namespace", "")
+		if f.Late {
+			c.do(opClose, number(1)) // the host's proc, and what else leads there
+		}
+		c.rebirth(0)
 	}
 }
