@@ -116,6 +116,9 @@ func (l *crashLab) sourceDies(t *testing.T) {
 		wantPod(t, l.beta, l.pods[i].Name, "")
 		wantPod(t, l.alpha, l.pods[i].Name, "stopped") // as after every loss of power
 	}
+	l.alpha.Zap(t, "pod", "rm", l.pods[sent].Name)
+	l.alpha.Zap(t, "pod", "rm", "--force", l.pods[decided].Name) // here it was in a move that nobody can end but a person
+	wantPod(t, l.alpha, l.pods[decided].Name, "")
 	wantPod(t, l.beta, l.pods[decided].Name, "running")
 	for _, i := range []int{decided, committed} {
 		if r := l.counters[i].Stop(); r.Err != nil {
