@@ -1,6 +1,7 @@
 package criu
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
@@ -15,6 +16,15 @@ type Error struct {
 	Errno  syscall.Errno // CRIU's own error number; 0 when it gave none
 	Killed bool          // CRIU was ended with SIGKILL: a dumped tree's TCP sockets may be left in repair mode
 	Err    error         // the error of a callback, of the context or of the socket, if that was the reason
+}
+
+// verbRestore is the Verb of a restore.
+const verbRestore = "restore process tree"
+
+// InRestore says whether err has come up because CRIU could not restore.
+func InRestore(err error) bool {
+	var failure *Error
+	return errors.As(err, &failure) && failure.Verb == verbRestore
 }
 
 // Error returns "verb: cause (hint; log path)".

@@ -60,10 +60,10 @@ func (s *Session) Restore(ctx context.Context, opts *rpc.CriuOpts, cb Callbacks)
 	case err == nil:
 		return int(resp.GetRestore().GetPid()), nil
 	case s.final && s.root != nil:
-		return s.root.Pid, s.requestFailure("restore process tree", opts, resp, err)
+		return s.root.Pid, s.requestFailure(verbRestore, opts, resp, err)
 	}
 	s.killRoot()
-	failure := s.requestFailure("restore process tree", opts, resp, err)
+	failure := s.requestFailure(verbRestore, opts, resp, err)
 	if opts.GetRstSibling() {
 		s.reapRoot()
 	}

@@ -54,10 +54,14 @@ const (
 	ArrivalAbort     = "abort"     // serve
 )
 
+// StageRestore is the stage of an arrival at which CRIU could not restore.
+const StageRestore = "restore"
+
 // ArrivalWord is one line between `zap serve` and an arriving pod's supervisor.
 type ArrivalWord struct {
 	Word       string           `json:"word"`
 	Error      string           `json:"error,omitempty"`
+	Stage      string           `json:"stage,omitempty"` // with ArrivalFailed: StageRestore or nothing
 	HeldFrames int              `json:"held_frames,omitempty"`
 	Timings    map[string]int64 `json:"timings,omitempty"` // microseconds
 	Pid        int              `json:"pid,omitempty"`
@@ -128,7 +132,11 @@ func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal 
 	if err != nil {
 		s.discard(ctx)
 		close(a.finished)
-		a.say(ArrivalWord{Word: ArrivalFailed, Error: err.Error()})
+		w := ArrivalWord{Word: ArrivalFailed, Error: err.Error()}
+		if criu.InRestore(err) {
+			w.Stage = StageRestore
+		}
+		a.say(w)
 		if listener != nil {
 			listener.Close()
 		}

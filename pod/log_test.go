@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/zap-migrate/zap/pod/fulldisk"
 )
 
 // logged writes what the streams say, in turn: "stdout:text" or "stderr:text".
@@ -215,7 +217,7 @@ func TestLogDamaged(t *testing.T) {
 func TestLogFullDisk(t *testing.T) {
 	l := testLog(t)
 	logged(t, l, "stdout:before\n")
-	limitFiles(t, uint64(l.written()+20), func() {
+	fulldisk.Run(t, uint64(l.written()+20), func() {
 		if err := l.write("stdout", []byte("does not fit\n")); err == nil {
 			t.Error("no error")
 		}

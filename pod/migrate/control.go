@@ -14,6 +14,7 @@ import (
 
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network/stream"
+	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/spec"
 )
 
@@ -55,7 +56,10 @@ func (e *RejectedError) Error() string {
 }
 
 // TargetError is what the target says of its failure. It has cleaned up.
-type TargetError struct{ Peer, Reason string }
+type TargetError struct {
+	Peer, Reason string
+	Restore      bool // its CRIU could not restore the pod
+}
 
 func (e *TargetError) Error() string { return e.Peer + ": " + e.Reason }
 
@@ -104,7 +108,7 @@ func (c *control) take(f stream.Frame) error {
 		c.mu.Lock()
 		c.taken = false // it has cleaned up already
 		c.mu.Unlock()
-		return &TargetError{Peer: c.conn.String(), Reason: printable(reason.Reason)}
+		return &TargetError{Peer: c.conn.String(), Reason: printable(reason.Reason), Restore: reason.Stage == pod.StageRestore}
 	case f.Optional():
 		return nil
 	case !f.Control:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network/stream"
+	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/spec"
 )
 
@@ -219,6 +220,32 @@ func TestFirstCause(t *testing.T) {
 	cancel(errors.New("interrupted"))
 	if err := firstCause(ctx, cause, dump, memory(sending), c); err == nil || err.Error() != "interrupted" {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestAhead wants only a restore that failed at the target to be a reason to move again without memory ahead.
+func TestAhead(t *testing.T) {
+	said := func(stage string) error {
+		return fmt.Errorf("restore the pod: %w", &supervisorError{pod.ArrivalWord{Word: pod.ArrivalFailed, Error: "criu: restore process tree: why", Stage: stage}})
+	}
+	for _, c := range []struct {
+		err    error
+		rounds int
+		want   bool
+	}{
+		{said(pod.StageRestore), 1, true},
+		{said(pod.StageRestore), 0, false}, // no memory went ahead
+		{said(""), 1, false},
+		{errors.New("restore process tree"), 1, false},
+	} {
+		ctl, target, _ := controlled(t)
+		write(t, target, frameFailed, failureOf(c.err))
+		err := ctl.wait(soon(t), frameAccept)
+		s := &Source{}
+		s.result.Rounds = make([]RoundReport, c.rounds)
+		if got := s.Ahead(err); got != c.want || err == nil || !strings.Contains(err.Error(), c.err.Error()) {
+			t.Errorf("%v after %d rounds: %v is %t", c.err, c.rounds, err, got)
+		}
 	}
 }
 

@@ -211,7 +211,7 @@ func (in *incoming) follow(ctx context.Context, frames <-chan uint8, stored <-ch
 				return in.restore(ctx)
 			}
 		case w := <-in.failures:
-			return fmt.Errorf("take the pod in: %s", w.Error)
+			return fmt.Errorf("take the pod in: %w", &supervisorError{w})
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/pod/fulldisk"
 )
 
 const aMigration = "0123456789abcdef0123456789abcdef"
@@ -141,7 +142,7 @@ func TestJournalFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A limit on the size of files stands for a disk that has room for half a line.
-	limitFiles(t, uint64(len(before)+10), func() {
+	fulldisk.Run(t, uint64(len(before)+10), func() {
 		if err := j.Enter(Committed); !errors.Is(err, syscall.EFBIG) {
 			t.Errorf("enter a phase without room: %v", err)
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/zap-migrate/zap/pod/pages"
@@ -49,7 +48,7 @@ const (
 // ModeStop.
 func (s *Source) Ahead(err error) bool {
 	var target *TargetError
-	return len(s.result.Rounds) > 0 && errors.As(err, &target) && strings.Contains(target.Reason, "restore process tree")
+	return len(s.result.Rounds) > 0 && errors.As(err, &target) && target.Restore
 }
 
 // RoundReport is one round of pre-copy in a Result.

@@ -129,6 +129,11 @@ func (s *supervisor) tell(w pod.ArrivalWord) {
 	}
 }
 
+// supervisorError is the failure that a supervisor tells.
+type supervisorError struct{ word pod.ArrivalWord }
+
+func (e *supervisorError) Error() string { return e.word.Error }
+
 // expect waits for a word of the supervisor.
 func (s *supervisor) expect(ctx context.Context, word string) (*pod.ArrivalWord, error) {
 	select {
@@ -138,7 +143,7 @@ func (s *supervisor) expect(ctx context.Context, word string) (*pod.ArrivalWord,
 		}
 		return &w, nil
 	case w := <-s.failed:
-		return nil, errors.New(w.Error)
+		return nil, &supervisorError{w}
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -150,7 +155,7 @@ func (s *supervisor) outcome() (*pod.ArrivalWord, error) {
 	case w := <-s.words:
 		return &w, nil
 	case w := <-s.failed:
-		return nil, errors.New(w.Error)
+		return nil, &supervisorError{w}
 	}
 }
 

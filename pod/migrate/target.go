@@ -103,11 +103,11 @@ func (t *Target) attach(ctx context.Context, conn *stream.Conn, from string, a *
 // take looks at an offer and, if nothing speaks against it, takes the pod in.
 func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Offer) error {
 	if err := checkOffer(o); err != nil {
-		return errors.Join(err, conn.WriteJSON(frameFailed, failed{Reason: err.Error()}))
+		return errors.Join(err, conn.WriteJSON(frameFailed, failureOf(err)))
 	}
 	blockers, missing, err := t.examine(ctx, o)
 	if err != nil {
-		return errors.Join(err, conn.WriteJSON(frameFailed, failed{Reason: err.Error()}))
+		return errors.Join(err, conn.WriteJSON(frameFailed, failureOf(err)))
 	}
 	if len(blockers) > 0 {
 		return conn.WriteJSON(frameReject, reject{Blockers: blockers})
@@ -124,7 +124,7 @@ func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Of
 		if errors.Is(err, errAborted) {
 			werr = conn.WriteJSON(frameDiscarded, struct{}{})
 		} else {
-			werr = conn.WriteJSON(frameFailed, failed{Reason: err.Error()})
+			werr = conn.WriteJSON(frameFailed, failureOf(err))
 		}
 		return errors.Join(err, werr)
 	}

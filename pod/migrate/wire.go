@@ -1,6 +1,8 @@
 package migrate
 
 import (
+	"errors"
+
 	"github.com/zap-migrate/zap/network"
 	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/runtime"
@@ -112,6 +114,17 @@ type running struct {
 
 type failed struct {
 	Reason string `json:"reason"`
+	Stage  string `json:"stage,omitempty"` // pod.StageRestore, or nothing
+}
+
+// failureOf is what to tell of an error.
+func failureOf(err error) failed {
+	f := failed{Reason: err.Error()}
+	var said *supervisorError
+	if errors.As(err, &said) {
+		f.Stage = said.word.Stage
+	}
+	return f
 }
 
 type query struct {

@@ -1,4 +1,4 @@
-package migrate
+package fulldisk
 
 import (
 	"os"
@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limitFiles runs f while no file of this process can grow beyond size bytes.
-func limitFiles(t *testing.T, size uint64, f func()) {
+// Run runs f while no file of this process can grow beyond size bytes: a write then fails with EFBIG, after what fits, as one to a full disk
+// does with ENOSPC (setrlimit(2), RLIMIT_FSIZE). Tests that use it do not run in parallel with others of the process.
+func Run(t *testing.T, size uint64, f func()) {
 	t.Helper()
 	exceeded := make(chan os.Signal, 1)
 	signal.Notify(exceeded, unix.SIGXFSZ)
