@@ -134,7 +134,10 @@ func (c *Container) delete(ctx context.Context, force bool) error {
 		}
 	}
 	cg, err := c.Cgroup()
-	if err == nil {
+	if err == nil && status == specs.StateStopped && c.state.SystemdUnit == "" && cg.DeleteEmpty() {
+		cg = nil
+	}
+	if cg != nil {
 		if err := cg.Kill(ctx); err != nil {
 			return err
 		}

@@ -238,6 +238,39 @@ func TestDeleteTakesChildrenAlong(t *testing.T) {
 	})
 }
 
+// TestDeleteEmpty removes a group without a look into it, and leaves one with a process or a child to the others.
+func TestDeleteEmpty(t *testing.T) {
+	layouts(t, func(t *testing.T, trees []*hierarchy) {
+		if c := group(t, trees, nil); !c.DeleteEmpty() || !c.DeleteEmpty() {
+			t.Error("an empty group is not gone")
+		}
+		c := group(t, trees, nil)
+		start(t, c, "read x")
+		if c.DeleteEmpty() {
+			t.Error("a group with a process is gone")
+		}
+		if err := errors.Join(c.Kill(context.Background()), c.Delete(context.Background())); err != nil {
+			t.Errorf("after that: %v", err)
+		}
+		c = group(t, trees, nil)
+		last := trees[len(trees)-1]
+		if err := os.Mkdir(filepath.Join(c.dir(last), "inner"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if c.DeleteEmpty() {
+			t.Error("a group with a child is gone")
+		}
+		if err := errors.Join(c.Kill(context.Background()), c.Delete(context.Background())); err != nil {
+			t.Errorf("after that: %v", err)
+		}
+		for _, h := range trees {
+			if _, err := os.Stat(c.dir(h)); !os.IsNotExist(err) {
+				t.Errorf("%s: %v", c.dir(h), err)
+			}
+		}
+	})
+}
+
 func TestDeleteOfAGroupInUseNamesTheProcess(t *testing.T) {
 	layouts(t, func(t *testing.T, trees []*hierarchy) {
 		c := group(t, trees, nil)

@@ -28,6 +28,18 @@ func (c *Cgroup) Delete(ctx context.Context) error {
 	return nil
 }
 
+// DeleteEmpty is Delete for a group that most likely has neither processes nor children, as after the end of a container: it looks at
+// nothing, and says whether the group is gone from every hierarchy. What it leaves is for Kill and Delete.
+func (c *Cgroup) DeleteEmpty() bool {
+	for _, h := range c.trees {
+		if err := unix.Rmdir(c.dir(h)); err != nil && err != unix.ENOENT {
+			return false
+		}
+	}
+	c.removeParents()
+	return true
+}
+
 // removeTree removes a group, and its children first when it has any.
 func removeTree(ctx context.Context, dir string, depth int) error {
 	pause := 50 * time.Microsecond
