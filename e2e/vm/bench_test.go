@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -40,7 +41,7 @@ func TestBench(t *testing.T) {
 		t.Skip("wanted only with ZAP_VM_BENCH=FILE: make bench-vm")
 	}
 	b := newBench(t)
-	began := time.Now()
+	began, load := time.Now(), loadAverage()
 	samples := map[string][]sample{}
 	for round := range 1 + benchRounds {
 		for _, mode := range []string{"stop", "pre"} {
@@ -63,7 +64,7 @@ func TestBench(t *testing.T) {
 			}
 		}
 	}
-	text := b.report(began, samples)
+	text := b.report(began, load, samples)
 	t.Logf("\n%s", text)
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -175,7 +176,7 @@ func (b *bench) measure(t *testing.T, pod e2e.Pod, move func()) sample {
 }
 
 // report is the page with the result.
-func (b *bench) report(began time.Time, samples map[string][]sample) string {
+func (b *bench) report(began time.Time, load string, samples map[string][]sample) string {
 	var text strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&text, format, args...) }
 	version := func(m *Machine, argv ...string) string {
@@ -184,7 +185,8 @@ func (b *bench) report(began time.Time, samples map[string][]sample) string {
 	}
 	say("# Benchmark between virtual machines\n\nWritten by `make bench-vm`.\n\n| | |\n|---|---|\n| date | %s, %s |\n", began.UTC().Format("2006-01-02"),
 		time.Since(began).Round(time.Second))
-	say("| machines | 2, one processor and 1 GiB each, Linux %s; %s |\n", b.source.Spec.Kernel.Release, accelerated())
+	say("| machines | 2, one processor and 1 GiB each, Linux %s; %s, on a machine with %d processors and a load of %s before the run |\n",
+		b.source.Spec.Kernel.Release, accelerated(), runtime.NumCPU(), load)
 	say("| programs | %s; %s; CRIU %s |\n\n", version(b.source, "zap", "--version"), version(b.source, "runc", "--version"),
 		strings.TrimPrefix(version(b.source, "/usr/local/lib/zap/criu/sbin/criu", "--version"), "Version: "))
 	say("A program with %d MiB of memory, which writes to %d pages of that in every second, goes from one machine to the other, %d times each way of moving it, in turns. ",
@@ -225,6 +227,13 @@ func reached(got, target float64, words string) string {
 		return "target " + words + " reached"
 	}
 	return "target " + words + " missed"
+}
+
+// loadAverage is how many processes this machine had to do something for in the last minute.
+func loadAverage() string {
+	data, _ := os.ReadFile("/proc/loadavg")
+	load, _, _ := strings.Cut(string(data), " ")
+	return load
 }
 
 // accelerated says what runs the guests' instructions.

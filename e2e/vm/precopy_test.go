@@ -19,7 +19,7 @@ func TestSurvivor(t *testing.T) {
 	pod := e2e.Pod{Name: l.PodName("survivor"), Number: 53, Rootfs: rootfsIn(stable, e2e.ShellRootfs(t), "shell"), Args: []string{"/bin/survivor"}}
 	writer := e2e.Pod{
 		Name: l.PodName("writer"), Number: 54, Rootfs: rootfsIn(stable, tellerRootfs(t), "teller"),
-		Args: []string{"/bin/teller", "-ballast", "40", "-dirty", "100"},
+		Args: []string{"/bin/teller", "-ballast", "40", "-dirty", "40"},
 	}
 	stable.RunPod(t, pod)
 	client := l.NewClient()
