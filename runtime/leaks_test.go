@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,19 +70,13 @@ func TestNothingLeaks(t *testing.T) {
 		}, 0, clean},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.preserve > 0 && os.Getenv(keptVariable) == "" {
+				withKept(t)
+				return
+			}
 			l := newLab(t)
 			output, input := l.pipe()
 			null := devNull(t)
-			if tt.preserve > 0 {
-				// Descriptors 3 and 4 may be this program's own: they are put aside.
-				kept, err := os.Create(filepath.Join(t.TempDir(), "KEPT"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer kept.Close()
-				restore := putAt(t, kept, 3, 4)
-				defer restore()
-			}
 			tt.start(l, CreateOptions{Stdin: null, Stdout: input, Stderr: input, PreserveFDs: tt.preserve})
 			input.Close()
 			_ = output.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -128,30 +123,22 @@ func (l *lab) finish(c *Container, err error) {
 	}
 }
 
-// putAt makes descriptors of this process be a file. The function it returns makes them what they were.
-func putAt(t *testing.T, f *os.File, fds ...int) (restore func()) {
+// keptVariable tells this test that its descriptors 3 and 4 are files to preserve.
+const keptVariable = "ZAP_TEST_KEPT"
+
+// withKept runs the test in another process, which has a file as descriptors 3 and 4: here these may be the Go runtime's own.
+func withKept(t *testing.T) {
 	t.Helper()
-	var saved []int
-	for _, fd := range fds {
-		old, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 100)
-		if err != nil {
-			old = -1
-		}
-		saved = append(saved, old)
+	kept, err := os.Create(filepath.Join(t.TempDir(), "KEPT"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, fd := range fds {
-		if err := unix.Dup3(int(f.Fd()), fd, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return func() {
-		for i, fd := range fds {
-			if saved[i] < 0 {
-				_ = unix.Close(fd)
-				continue
-			}
-			_ = unix.Dup3(saved[i], fd, unix.O_CLOEXEC)
-			_ = unix.Close(saved[i])
-		}
+	defer kept.Close()
+	parent, sub, _ := strings.Cut(t.Name(), "/")
+	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^"+parent+"$/^"+sub+"$")
+	cmd.Env, cmd.ExtraFiles = append(os.Environ(), keptVariable+"=1"), []*os.File{kept, kept}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("%v: %s", err, out)
 	}
 }
