@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -230,6 +231,24 @@ func (m *Machine) On() bool {
 	default:
 		return true
 	}
+}
+
+// processorTime is how long the machine's processors have run, which on a busy host is less than the time that went by; 0 when it is off.
+func (m *Machine) processorTime() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cmd == nil {
+		return 0
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.cmd.Process.Pid))
+	_, rest, _ := strings.Cut(string(data), ") ")
+	f := strings.Fields(rest) // from the third field on, proc_pid_stat(5)
+	if err != nil || len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 // Kill pulls the machine's plug: what it had not written to its disks is lost.
