@@ -20,7 +20,7 @@ var userland = strings.Fields(`
 	base-files base-passwd passwd libc-bin bash dash coreutils findutils grep sed gawk tar gzip hostname util-linux mount procps psmisc kmod
 	iproute2 nftables iptables ethtool iputils-ping iputils-arping socat netcat-openbsd tcpdump strace
 	criu runc crun busybox-static redis-server redis-tools nginx-light python3-minimal vim-tiny jq
-	apparmor uidmap systemd
+	apparmor uidmap systemd e2fsprogs
 `)
 
 // imageSize is the root disk's size in mkfs.ext4's words; the file is sparse.
