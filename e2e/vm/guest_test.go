@@ -23,8 +23,8 @@ import (
 // guestPackages are the packages whose tests depend on the kernel, for two machines beside each other that have about as much to do. Of
 // the others (spec, network/stream) no test does.
 var guestPackages = [][]string{
-	{"runtime/boot", "runtime/boot/nofile", "runtime", "pod/preflight"},
-	{"runtime/cgroup", "criu", "pod/pages", "pod", "pod/migrate", "network", "cmd/zap"},
+	{"runtime/boot", "runtime/boot/nofile", "runtime", "pod", "network"},
+	{"runtime/cgroup", "cmd/zap", "criu", "pod/pages", "pod/migrate", "pod/preflight"},
 }
 
 // leftOut are tests that the kernel has no part in, and that take long in emulation. make test runs them.
