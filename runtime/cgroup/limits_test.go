@@ -246,6 +246,9 @@ func TestLimitsThatTheHostLacks(t *testing.T) {
 			"rdma":               {Rdma: map[string]specs.LinuxRdma{"mlx5_9": {HcaHandles: ptr(uint32(1)), HcaObjects: ptr(uint32(1))}}},
 			"unified":            {Unified: map[string]string{"memory.nonsense": "1"}},
 		} {
+			if field == "network.priorities" && (&Cgroup{trees: trees}).tree("net_prio") != nil {
+				continue
+			}
 			_, err := createIn(trees, uniquePath(), res)
 			if err == nil || !strings.Contains(err.Error(), "config.json: linux.resources") {
 				t.Errorf("%s: says %v", field, err)
