@@ -64,7 +64,7 @@ var wanted = map[string][]string{
 }
 
 // guestTimeout bounds the tests of one package; in emulation everything takes ten times as long.
-const guestTimeout = 8 * time.Minute
+const guestTimeout = 12 * time.Minute
 
 // TestGuest runs the packages' own tests in machines with a stock Debian kernel, where there is nothing but cgroup v2, where memory has
 // soft-dirty tracking, and where AppArmor is in use. ZAP_VM_PACKAGES names packages for one machine, ZAP_VM_RUN is for their -test.run,
