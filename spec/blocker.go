@@ -112,9 +112,17 @@ func (m *Manifest) compareMachine(h *Host, b *blockers) {
 	}
 }
 
+// sendingCRIU is the earliest CRIU that memory can be taken from: the commands of its page server got longer in 4.2, and the two
+// sides of a connection can't see which ones the other speaks.
+const sendingCRIU = 40200
+
 // compareCRIU applies what is known of CRIU: images of a version restore with the same or a later one, and each kernel since
 // 6.13 that changed what CRIU looks at needs a CRIU that knows.
 func (m *Manifest) compareCRIU(h *Host, b *blockers) {
+	if m.CRIU > 0 && m.CRIU < sendingCRIU {
+		b.add(BlockCRIU, criuVersion(m.CRIU), "install CRIU "+criuVersion(sendingCRIU)+" or later on the pod's host",
+			"the pod's host has a CRIU that can't send memory over a connection of zap's")
+	}
 	switch {
 	case h.CRIU == 0:
 		b.add(BlockCRIU, "none", "install CRIU on the target, see zap check", "the target has no CRIU that works")

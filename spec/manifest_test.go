@@ -53,6 +53,7 @@ func TestBlockers(t *testing.T) {
 		"old kernel":      {func(m *spec.Manifest, h *spec.Host) { h.Kernel = "5.4.0" }, []string{"kernel 5.4.0"}},
 		"no criu":         {func(m *spec.Manifest, h *spec.Host) { h.CRIU = 0 }, []string{"criu none"}},
 		"older criu":      {func(m *spec.Manifest, h *spec.Host) { h.CRIU = 40101 }, []string{"criu 4.1.1"}},
+		"oldest criu":     {func(m *spec.Manifest, h *spec.Host) { m.CRIU = 40101 }, []string{"criu 4.1.1"}},
 		"patch level":     {func(m *spec.Manifest, h *spec.Host) { h.CRIU = 40200 }, nil},
 		"criu and kernel": {func(m *spec.Manifest, h *spec.Host) { h.Kernel = "7.1.0" }, []string{"criu 4.2.1"}},
 		"cgroup":          {func(m *spec.Manifest, h *spec.Host) { h.Cgroup = "v2" }, []string{"cgroup v2"}},
