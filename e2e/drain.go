@@ -6,7 +6,7 @@ import (
 )
 
 // drainTimeout bounds a zap drain of some pods.
-const drainTimeout = 10 * time.Minute
+const drainTimeout = 5 * time.Minute
 
 // StartDrain starts zap drain in the host.
 func (h *Host) StartDrain(t testing.TB, to *Host, o MoveOptions) *Move {
@@ -22,6 +22,12 @@ func (h *Host) Drain(t testing.TB, to *Host, args ...string) map[string]Event {
 	t.Helper()
 	m := h.StartDrain(t, to, MoveOptions{Args: args})
 	if r := m.Wait(); r.Err != nil || m.Final.Result != "drained" {
+		r.Stdout = ""
+		for _, e := range m.Events {
+			if e.Event != "progress" {
+				r.Stdout += e.Raw + "\n"
+			}
+		}
 		t.Fatalf("drain %s to %s: %v", h.Name, to.Name, r)
 	}
 	reports := map[string]Event{}

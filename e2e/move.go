@@ -42,6 +42,8 @@ type Event struct {
 		Clean int64 `json:"clean"`
 		Bytes int64 `json:"bytes"`
 	} `json:"rounds"`
+	// Steps of the pause, in milliseconds from the freeze to the end of each; those with target_ are lengths.
+	Steps map[string]float64 `json:"criu"`
 
 	At  time.Time `json:"-"` // when the line was read
 	Raw string    `json:"-"`

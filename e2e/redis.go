@@ -116,7 +116,7 @@ func (c *Counter) Value() int64 {
 func (c *Counter) WantProgress(t testing.TB) {
 	t.Helper()
 	first := c.Value()
-	for deadline := time.Now().Add(30 * time.Second); c.Value() < first+3; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(replyTimeout); c.Value() < first+3; time.Sleep(5 * time.Millisecond) {
 		c.mu.Lock()
 		err := c.err
 		c.mu.Unlock()

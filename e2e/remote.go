@@ -1,10 +1,8 @@
 package e2e
 
 import (
-	"fmt"
 	"net/netip"
 	"os/exec"
-	"strings"
 	"testing"
 	"time"
 )
@@ -91,14 +89,6 @@ func (s *Server) listening() bool {
 		conn.Close()
 	}
 	return err == nil
-}
-
-// printRemoteLogs shows what the pods of a host that is a machine of its own wrote.
-func (h *Host) printRemoteLogs() {
-	script := fmt.Sprintf("for f in %s/*/*log*; do test -f $f && echo == $f && tail -c 8192 $f; done", h.Root)
-	if r := h.Try("sh", "-c", script); strings.TrimSpace(r.Stdout) != "" {
-		h.lab.t.Logf("%s: %s", h.Name, lines(r.Stdout))
-	}
 }
 
 // StartChild starts a command as a child of this program that [WaitChild] waits for, when [Adopt] was called.

@@ -16,11 +16,12 @@ import (
 
 // Download is an HTTP download that takes its time.
 type Download struct {
-	read atomic.Int64
-	done chan struct{}
-	sum  string
-	size int64
-	err  error
+	read  atomic.Int64
+	hurry atomic.Bool
+	done  chan struct{}
+	sum   string
+	size  int64
+	err   error
 }
 
 // StartDownload gets a file at rate bytes a second, through a small socket buffer, so that the server is held up and not
@@ -60,6 +61,9 @@ func (d *Download) get(conn net.Conn, path string, rate int64) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("after %d of %d bytes: %w", d.read.Load(), d.size, err)
 		}
+		if d.hurry.Load() {
+			continue
+		}
 		due := time.Duration(float64(d.read.Load()) / float64(rate) * float64(time.Second))
 		time.Sleep(due - time.Since(begin))
 	}
@@ -67,6 +71,9 @@ func (d *Download) get(conn net.Conn, path string, rate int64) (string, error) {
 
 // Read is how many bytes have come so far.
 func (d *Download) Read() int64 { return d.read.Load() }
+
+// Hurry takes the rest as fast as it comes.
+func (d *Download) Hurry() { d.hurry.Store(true) }
 
 // Wait waits for the end and answers with the sha256 of what came, and its size.
 func (d *Download) Wait(t testing.TB) (sum string, size int64) {

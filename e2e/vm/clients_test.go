@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +27,8 @@ type listener struct {
 	count    int64
 	releases []string // kernels that answered, each time another did
 	clocks   [2]int64
-	worst    time.Duration // the longest wait since the last call of pause
+	samples  []e2e.Sample
+	looked   int // at so many samples, by pause
 	err      error
 }
 
@@ -87,7 +89,8 @@ func (l *listener) ask(in *bufio.Reader) error {
 	if len(l.releases) == 0 || l.releases[len(l.releases)-1] != release {
 		l.releases = append(l.releases, release)
 	}
-	l.count, l.clocks, l.worst = n, clocks, max(l.worst, time.Since(begin))
+	l.count, l.clocks = n, clocks
+	l.samples = append(l.samples, e2e.Sample{At: begin, Took: time.Since(begin)})
 	return nil
 }
 
@@ -114,13 +117,67 @@ func (l *listener) kernels(t *testing.T) []string {
 	}
 }
 
+// now is the clocks as the last answer had them.
+func (l *listener) now() [2]int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.clocks
+}
+
+// all is all answers so far.
+func (l *listener) all() []e2e.Sample {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.samples)
+}
+
 // pause is the longest wait for an answer since it was last called.
 func (l *listener) pause() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	worst := l.worst
-	l.worst = 0
+	var worst time.Duration
+	for _, s := range l.samples[l.looked:] {
+		worst = max(worst, s.Took)
+	}
+	l.looked = len(l.samples)
 	return worst
+}
+
+// wantSameClocks runs the teller once more, as a program of its own in the pod, which must find itself in the pod's time: between two
+// answers of the pod.
+func (l *listener) wantSameClocks(t *testing.T, m *Machine, pod string) {
+	t.Helper()
+	before := l.now()
+	out := m.Exec(t, pod, "/bin/teller", "now")
+	l.kernels(t)
+	after := l.now()
+	var release string
+	var clocks [2]int64
+	if _, err := fmt.Sscan(out, &release, &clocks[0], &clocks[1]); err != nil {
+		t.Fatalf("the program in the pod says %q: %v", out, err)
+	}
+	for i, now := range clocks {
+		if now < before[i] || now > after[i] {
+			t.Errorf("clock %d of a program in the pod is %d, not from %d to %d as the pod's", i, now, before[i], after[i])
+		}
+	}
+}
+
+// longest is the longest that a client waited for a reply of those that it asked for from begin to end, and how many replies took more
+// than half of that: one, when there was one pause.
+func longest(samples []e2e.Sample, begin, end time.Time) (worst time.Duration, pauses int) {
+	var in []time.Duration
+	for _, s := range samples {
+		if s.At.After(begin) && s.At.Before(end) {
+			in, worst = append(in, s.Took), max(worst, s.Took)
+		}
+	}
+	for _, took := range in {
+		if took > worst/2 {
+			pauses++
+		}
+	}
+	return worst, pauses
 }
 
 // survivor is a connection to the program that holds one of everything a process can hold.

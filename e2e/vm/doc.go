@@ -12,6 +12,6 @@
 // panics guests. Nothing is installed. What has not been used for a week is removed.
 //
 // Environment: ZAP_VM=1 lets the tests run at all (make test-vm, make test-guest set it). ZAP_VM_ACCEL=kvm uses the processor's virtualization; by
-// default machines are emulated, which is ten to twenty times slower and works everywhere. ZAP_VM_KEEP=1 keeps the files of tests that failed.
+// default machines are emulated, which is ten to twenty times slower and works everywhere. ZAP_E2E_KEEP=1 keeps the files of tests that failed.
 // ZAP_VM_BENCH=FILE compares moves with zap and by hand and writes the table there (make bench-vm).
 package vm

@@ -27,11 +27,15 @@ type Lab struct {
 	machines []*Machine
 }
 
-// NewLab makes a laboratory without machines, and keys for machines of these names. It skips the test unless it is root and ZAP_VM is set.
+// NewLab makes a laboratory without machines, and keys for machines of these names. It skips the test unless ZAP_VM is set; then what machines
+// need must be there.
 func NewLab(t testing.TB, names ...string) *Lab {
 	t.Helper()
 	if os.Getenv("ZAP_VM") == "" {
 		t.Skip("virtual machines are wanted only with ZAP_VM=1: make test-guest, make test-vm")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("virtual machines need root: their cards are taps in a namespace of the laboratory's")
 	}
 	l := &Lab{t: t, Lab: e2e.NewSwitch(t, names...)}
 	l.AddBridge(commandBridge, netip.MustParsePrefix("10.99.0.254/24"))

@@ -111,7 +111,7 @@ func (l *Lab) newMachine(s Spec) *Machine {
 // close ends the machine. It runs before the laboratory's own end.
 func (m *Machine) close() {
 	if m.t.Failed() {
-		m.t.Logf("the console of %s ends with: %s", m.Name, m.console())
+		m.printLogs()
 	}
 	m.Kill()
 }

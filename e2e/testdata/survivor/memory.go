@@ -60,10 +60,19 @@ func memFD() (func() error, error) {
 	}, nil
 }
 
+// memorySize is half of the size of the private memory: 16 MiB, or $SURVIVOR_MIB.
+func memorySize() int {
+	if n, err := strconv.Atoi(os.Getenv("SURVIVOR_MIB")); err == nil && n > 0 {
+		return n << 20
+	}
+	return 16 << 20
+}
+
 // memory has private memory full of noise, a hole in it that was never touched, a page that can't be read, and a private
 // mapping of a file with a page of its own.
 func memory() (func() error, error) {
-	const size, page = 16 << 20, 4096
+	const page = 4096
+	size := memorySize()
 	anonymous, err := unix.Mmap(-1, 0, 3*size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
@@ -93,9 +102,9 @@ func memory() (func() error, error) {
 		h.Write(private)
 		return [32]byte(h.Sum(nil))
 	}
-	first, at := sum(), uintptr(unsafe.Pointer(&anonymous[0]))
+	first, at := sum(), uintptr(unsafe.Pointer(&anonymous[0]))+uintptr(2*size)
 	return func() error {
-		protection, err := protectionAt(at + 2*size)
+		protection, err := protectionAt(at)
 		return errors.Join(err, want("protection", protection, "---p"), want("content", sum(), first))
 	}, nil
 }

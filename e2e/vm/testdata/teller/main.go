@@ -1,6 +1,6 @@
 // Command teller answers every line on a TCP connection with the number of the answer on that connection, the kernel's release, and the monotonic
 // and the boot clock in nanoseconds, while threads of its own count in memory that they share. It can hold more memory, and write to some pages of
-// that in every second.
+// that in every second. With the argument "now" it prints the release and the clocks once.
 package main
 
 import (
@@ -21,6 +21,10 @@ func main() {
 	ballast := flag.Int("ballast", 0, "`MiB` of memory to hold")
 	dirty := flag.Int("dirty", 0, "`pages` of it to write to in a second")
 	flag.Parse()
+	if flag.Arg(0) == "now" {
+		fmt.Println(situation())
+		return
+	}
 	if *ballast > 0 {
 		hold(*ballast<<20, *dirty)
 	}
@@ -83,13 +87,17 @@ func tell(conn net.Conn) {
 	defer conn.Close()
 	lines := bufio.NewScanner(conn)
 	for n := 1; lines.Scan(); n++ {
-		var name unix.Utsname
-		if err := unix.Uname(&name); err != nil {
-			log.Print(err)
-			return
-		}
-		fmt.Fprintln(conn, n, unix.ByteSliceToString(name.Release[:]), clock(unix.CLOCK_MONOTONIC), clock(unix.CLOCK_BOOTTIME))
+		fmt.Fprintln(conn, n, situation())
 	}
+}
+
+// situation is the kernel's release and the clocks.
+func situation() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		log.Fatal(err)
+	}
+	return fmt.Sprint(unix.ByteSliceToString(name.Release[:]), " ", clock(unix.CLOCK_MONOTONIC), " ", clock(unix.CLOCK_BOOTTIME))
 }
 
 func clock(id int32) int64 {
