@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +17,11 @@ const (
 
 // furnish makes the mounts of the cell and sets its loopback link up.
 func (c Cell) furnish() error {
+	zap, err := c.openZap() // as long as it is to be seen: it may lie below a directory that is empty in the cell
+	if err != nil {
+		return err
+	}
+	defer zap.Close()
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -64,7 +68,7 @@ func (c Cell) furnish() error {
 		return fmt.Errorf("unmount %s: %w", store, err)
 	}
 	if c.Zap != "" {
-		if err := bindZap(os.Getenv(c.Zap)); err != nil {
+		if err := bindZap(zap); err != nil {
 			return err
 		}
 	}
@@ -79,17 +83,26 @@ func (c Cell) furnish() error {
 	return loopbackUp()
 }
 
-func bindZap(zap string) error {
-	path, err := filepath.Abs(zap)
-	if err != nil {
-		return err
+// openZap opens the program to be tested; without one, nothing.
+func (c Cell) openZap() (*os.File, error) {
+	if c.Zap == "" {
+		return nil, nil
 	}
+	path := os.Getenv(c.Zap)
+	if path == "" {
+		return nil, fmt.Errorf("the environment variable %s names no program: make build, and give it bin/zap", c.Zap)
+	}
+	return os.Open(path)
+}
+
+// bindZap puts the program where programs are installed.
+func bindZap(zap *os.File) error {
 	f, err := os.OpenFile(installed, os.O_CREATE|os.O_WRONLY, 0o755)
 	if err != nil {
 		return err
 	}
 	f.Close()
-	return mount(path, installed, "", unix.MS_BIND, "")
+	return mount(fmt.Sprintf("/proc/self/fd/%d", zap.Fd()), installed, "", unix.MS_BIND, "")
 }
 
 func mount(source, target, kind string, flags uintptr, data string) error {
