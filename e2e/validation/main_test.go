@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/zap-migrate/zap/e2e/cell"
@@ -18,11 +19,31 @@ import (
 // programsDir has the built programs and, in the same place as they expect it, the archive of a root file system.
 const programsDir = "../../build/validation"
 
+// empty are directories that are empty while the tests run.
+var empty = []string{"/run", "/run/lock", "/var/tmp", "/var/lib/zap"}
+
+// besideEmpty refuses a checkout below one of them: the programs would be gone.
+func besideEmpty() error {
+	at, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	for _, dir := range empty {
+		if strings.HasPrefix(at, dir+"/") {
+			return fmt.Errorf("the checkout lies below %s, which is empty while these tests run: put it elsewhere", dir)
+		}
+	}
+	return nil
+}
+
 func TestMain(m *testing.M) {
 	var built string
 	code := cell.Cell{
 		Prepare: func() (err error) {
-			if err = buildPrograms(); err == nil {
+			if err = besideEmpty(); err == nil {
+				err = buildPrograms()
+			}
+			if err == nil {
 				err = nameLink()
 			}
 			if err == nil {
@@ -30,7 +51,7 @@ func TestMain(m *testing.M) {
 			}
 			return err
 		},
-		Empty:       []string{"/run", "/run/lock", "/var/tmp", "/var/lib/zap"},
+		Empty:       empty,
 		Copies:      []string{"/var/lib", "/usr/local"},
 		Zap:         cell.ZapVariable,
 		Controllers: []string{"net_cls", "net_prio", "hugetlb"},
