@@ -1,13 +1,12 @@
 package vm
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/zap-migrate/zap/e2e"
 )
 
-// TestSurvivor moves a program that holds one of everything a process can hold to an older kernel, its memory ahead, and back. With it goes one
+// TestSurvivor moves a program that holds one of everything a process can hold to an older kernel, its memory ahead. With it goes one
 // that keeps writing to some of its memory: the kernel tracks to what, and rounds after the first look at nothing else.
 func TestSurvivor(t *testing.T) {
 	l := NewLab(t, "stable", "old")
@@ -25,11 +24,9 @@ func TestSurvivor(t *testing.T) {
 	client := l.NewClient()
 	survivor := newSurvivor(t, client, pod.Addr(7000))
 	survivor.wantWhole(t, "before the move")
-	for i, hop := range []struct{ from, to *Machine }{{stable, old}, {old, stable}} {
-		hop.to.Serve(t)
-		hop.from.Migrate(t, pod.Name, hop.to.Host, "--idle", patience, "--mode", []string{"pre", "stop"}[i])
-		survivor.wantWhole(t, fmt.Sprintf("after move %d", i+1))
-	}
+	old.Serve(t)
+	stable.Migrate(t, pod.Name, old.Host, "--idle", patience, "--mode", "pre")
+	survivor.wantWhole(t, "after the move")
 
 	stable.RunPod(t, writer)
 	teller := newListener(t, client, writer.Addr(7100))
