@@ -44,8 +44,8 @@ of their own: nothing is left behind.
 The exit code is 1 when a row failed, 0 otherwise.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if format != "text" && format != "json" {
-				return fmt.Errorf("flag --format: %q is neither text nor json", format)
+			if err := textOrJSON(format); err != nil {
+				return err
 			}
 			c, err := newChecker(g.root)
 			if err != nil {

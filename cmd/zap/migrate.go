@@ -91,8 +91,8 @@ func (f *migrateFlags) register(flags *pflag.FlagSet) {
 // options reads the flags for a move to the peer at address.
 func (f *migrateFlags) options(g *globals, address string) (migrate.Options, *peer.Client, error) {
 	var o migrate.Options
-	if f.format != "text" && f.format != "json" {
-		return o, nil, fmt.Errorf("flag --format: %q is neither text nor json", f.format)
+	if err := textOrJSON(f.format); err != nil {
+		return o, nil, err
 	}
 	if err := checkIdle(f.idle); err != nil {
 		return o, nil, err
@@ -206,8 +206,8 @@ func resolveMove(ctx context.Context, g *globals, f *migrateFlags, name string) 
 	if f.resolve != "commit" && f.resolve != "abort" {
 		return fmt.Errorf("flag --resolve: %q is neither commit nor abort", f.resolve)
 	}
-	if f.format != "text" && f.format != "json" {
-		return fmt.Errorf("flag --format: %q is neither text nor json", f.format)
+	if err := textOrJSON(f.format); err != nil {
+		return err
 	}
 	rt := runtime.New(g.root, g.log)
 	state, err := migrate.Resolve(ctx, rt, name, f.resolve, g.log)

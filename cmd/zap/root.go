@@ -215,3 +215,11 @@ func refusedProgram(err error) string {
 	}
 	return ""
 }
+
+// textOrJSON checks the flag --format of verbs whose text is no table.
+func textOrJSON(format string) error {
+	if format != "text" && format != "json" {
+		return fmt.Errorf("flag --format: %q is neither text nor json", format)
+	}
+	return nil
+}
