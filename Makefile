@@ -33,7 +33,7 @@ test-e2e: build ## Run the tests between two hosts made of network namespaces
 	@bash .ci/test e2e
 
 .PHONY: test-guest test-vm
-test-guest: deps build ## Run the packages' tests in a virtual machine with a stock Debian kernel and cgroup v2
+test-guest: deps build ## Run the packages' tests in two virtual machines with a stock Debian kernel and cgroup v2
 	@bash .ci/test guest
 test-vm: deps build ## Move pods between virtual machines with different kernels (emulated; ZAP_VM_ACCEL=kvm where there is one)
 	@bash .ci/test vm
