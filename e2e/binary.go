@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"os/exec"
@@ -43,19 +44,10 @@ func RemoveScratch() error {
 }
 
 var (
-	zapPath  = sync.OnceValue(func() string { return firstOf(os.Getenv("ZAP_BIN"), os.Getenv("ZAP")) })
+	zapPath  = sync.OnceValue(func() string { return cmp.Or(os.Getenv("ZAP_BIN"), os.Getenv("ZAP")) })
 	built    = map[string]error{}
 	builtMux sync.Mutex
 )
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
-}
 
 // Binary is the zap under test, built when the environment names none.
 func Binary(t testing.TB) string {

@@ -71,7 +71,7 @@ const guestTimeout = 12 * time.Minute
 // ZAP_VM_SUITE and ZAP_VM_CGROUP say what machine.
 func TestGuest(t *testing.T) {
 	l := NewLab(t)
-	machines, suite := guestPackages, firstOf(os.Getenv("ZAP_VM_SUITE"), Stable)
+	machines, suite := guestPackages, cmp.Or(os.Getenv("ZAP_VM_SUITE"), Stable)
 	if list := os.Getenv("ZAP_VM_PACKAGES"); list != "" {
 		machines = [][]string{strings.Fields(list)}
 	}
@@ -170,7 +170,7 @@ func skips(out string) []string {
 		}
 		if v := verdict.FindStringSubmatch(line); v != nil {
 			if v[1] == "SKIP" {
-				all = append(all, v[2]+": "+firstOf(said[v[2]], last))
+				all = append(all, v[2]+": "+cmp.Or(said[v[2]], last))
 			}
 			continue
 		}

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -105,8 +106,8 @@ func (u *upgrade) drain(t *testing.T, from, to *Machine) {
 	u.wantProgress(t, to)
 	h.end = time.Now()
 	u.hops = append(u.hops, h)
-	t.Logf("from %s with CRIU of %s to %s with CRIU of %s in %.0f s:\n%s", from.Spec.Kernel.Release, firstOf(from.Spec.Criu, CriuTesting),
-		to.Spec.Kernel.Release, firstOf(to.Spec.Criu, CriuTesting), h.end.Sub(h.begin).Seconds(), u.table(h))
+	t.Logf("from %s with CRIU of %s to %s with CRIU of %s in %.0f s:\n%s", from.Spec.Kernel.Release, cmp.Or(from.Spec.Criu, CriuTesting),
+		to.Spec.Kernel.Release, cmp.Or(to.Spec.Criu, CriuTesting), h.end.Sub(h.begin).Seconds(), u.table(h))
 	u.survivor.wantWhole(t, "on "+to.Spec.Kernel.Release)
 	u.teller.wantSameClocks(t, to, u.pods[2].Name)
 }

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -64,8 +65,8 @@ func accelerator(cpu string) ([]string, error) {
 func kernelWords(s Spec, number int) string {
 	words := []string{
 		"console=ttyS0", "quiet", "panic=-1", "net.ifnames=0", "mitigations=off", "no_timer_check", "tsc=reliable", "random.trust_cpu=on",
-		"cryptomgr.notests", "zap.name=" + s.Name, fmt.Sprintf("zap.number=%d", number), "zap.cgroup=" + firstOf(s.Cgroup, "v2"),
-		"zap.criu=" + firstOf(s.Criu, CriuTesting),
+		"cryptomgr.notests", "zap.name=" + s.Name, fmt.Sprintf("zap.number=%d", number), "zap.cgroup=" + cmp.Or(s.Cgroup, "v2"),
+		"zap.criu=" + cmp.Or(s.Criu, CriuTesting),
 	}
 	if len(s.Without) > 0 {
 		words = append(words, "zap.without="+strings.Join(s.Without, ","))
@@ -74,13 +75,4 @@ func kernelWords(s Spec, number int) string {
 		words = append(words, "cgroup_no_v1=none")
 	}
 	return strings.Join(words, " ")
-}
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }

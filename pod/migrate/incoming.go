@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,7 +206,7 @@ func (in *incoming) follow(ctx context.Context, frames <-chan uint8, stored <-ch
 			}
 		case err := <-stored:
 			if err != nil {
-				return firstOf(context.Cause(ctx), err)
+				return cmp.Or(context.Cause(ctx), err)
 			}
 			if open--; open == 0 {
 				return in.restore(ctx)
@@ -221,15 +222,6 @@ func (in *incoming) isReady() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.ready
-}
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // awaitLanes waits for the source's bulk connections.
