@@ -49,8 +49,9 @@ func formatVersion(v int) string {
 
 // Find returns the first CRIU that is new enough for this kernel, looking at
 // $ZAP_CRIU, the private prefix, PATH and /usr/sbin, in this order. The error
-// lists what was found and says what to do.
-func Find(ctx context.Context) (*Binary, error) {
+// lists what was found and says what to do. The directory cache keeps what was
+// found out, so that nothing has to be run the next time; empty for none.
+func Find(ctx context.Context, cache string) (*Binary, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return nil, fmt.Errorf("find criu: uname: %w", err)
@@ -59,7 +60,7 @@ func Find(ctx context.Context) (*Binary, error) {
 	need := MinVersion(release)
 	var seen []error
 	for _, c := range candidates() {
-		b, err := Open(ctx, c.path)
+		b, err := openKnown(ctx, c.path, cache)
 		switch {
 		case errors.Is(err, os.ErrNotExist) && c.source != "ZAP_CRIU":
 			continue

@@ -49,7 +49,7 @@ func TestParseVersion(t *testing.T) {
 func TestFindByVariable(t *testing.T) {
 	stand := criutest.New(t, criutest.Script{})
 	t.Setenv(EnvBinary, stand.Path)
-	b, err := Find(t.Context())
+	b, err := Find(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestFindSaysWhatToDo(t *testing.T) {
 	}
 	for path, part := range map[string]string{old: "is 3.1", filepath.Join(t.TempDir(), "none"): "no such file"} {
 		t.Setenv(EnvBinary, path)
-		_, err := Find(t.Context())
+		_, err := Find(t.Context(), "")
 		if err == nil || !strings.Contains(err.Error(), part) || !strings.Contains(err.Error(), "make deps") {
 			t.Errorf("CRIU at %s: error %v, want one with %q and what to do", path, err, part)
 		}

@@ -25,7 +25,7 @@ func realCRIU(t *testing.T) *Binary {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes namespaces and runs CRIU")
 	}
-	b, err := Find(t.Context())
+	b, err := Find(t.Context(), "")
 	if err != nil {
 		t.Skipf("needs CRIU: %v", err)
 	}

@@ -14,7 +14,7 @@ import (
 // TestTrial has a CRIU on the source that starts and can't dump: the move is refused before the pod is frozen.
 func TestTrial(t *testing.T) {
 	tr := newTrip(t)
-	real, err := criu.Find(t.Context())
+	real, err := criu.Find(t.Context(), "")
 	if err != nil {
 		t.Skip(err)
 	}

@@ -25,7 +25,7 @@ import (
 // images returns the options for images in a directory of the test's own.
 func (l *lab) images() ImageOptions {
 	l.t.Helper()
-	binary, err := criu.Find(l.ctx)
+	binary, err := criu.Find(l.ctx, "")
 	if err != nil {
 		l.t.Skip(err)
 	}

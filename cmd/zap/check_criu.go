@@ -32,7 +32,7 @@ var featureHints = map[string]string{
 // criu checks CRIU: the binary, what it says of the kernel, and a trial.
 func (c *checker) criu(ctx context.Context) []checkRow {
 	row := checkRow{Name: "criu", Status: checkOK}
-	b, err := criu.Find(ctx)
+	b, err := criu.Find(ctx, "")
 	if err != nil {
 		row.Status, row.Value = checkFail, err.Error()
 		row.Hint = "install CRIU (make deps): without it pods run, but can't be moved"

@@ -49,7 +49,7 @@ func (f *imageFlags) finish(ctx context.Context, g *globals) (err error) {
 		}
 	}
 	f.Cache = criuCache(g.root)
-	f.CRIU, err = criu.Find(ctx)
+	f.CRIU, err = criu.Find(ctx, f.Cache)
 	return err
 }
 

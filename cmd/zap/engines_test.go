@@ -25,7 +25,7 @@ const echoing = `busybox nc -l -p 4000 -e cat &
 // newEcho starts a container of echoing and returns the file that it writes to.
 func (l *ociLab) newEcho(id string) (out string) {
 	l.t.Helper()
-	if _, err := criu.Find(l.t.Context()); err != nil {
+	if _, err := criu.Find(l.t.Context(), ""); err != nil {
 		l.t.Skip(err)
 	}
 	data := l.t.TempDir()
@@ -126,7 +126,7 @@ func TestCheckpointWithoutTCPFlag(t *testing.T) {
 // inventory for a failed one.
 func TestCheckpointOfPaused(t *testing.T) {
 	l := newOCILab(t)
-	if _, err := criu.Find(t.Context()); err != nil {
+	if _, err := criu.Find(t.Context(), ""); err != nil {
 		t.Skip(err)
 	}
 	l.program("sleep 1000")
@@ -199,7 +199,7 @@ func TestTextsForEngines(t *testing.T) {
 // TestPoorEnvironment: engines pass PATH and XDG_RUNTIME_DIR, and the first may lead nowhere.
 func TestPoorEnvironment(t *testing.T) {
 	l := newOCILab(t)
-	if _, err := criu.Find(t.Context()); err != nil {
+	if _, err := criu.Find(t.Context(), ""); err != nil {
 		t.Skip(err)
 	}
 	l.program("sleep 1000")

@@ -47,7 +47,7 @@ func newServeCommand(g *globals) *cobra.Command {
 			if err := checkIdle(idle); err != nil {
 				return err
 			}
-			binary, err := criu.Find(ctx)
+			binary, err := criu.Find(ctx, criuCache(g.root))
 			if err != nil {
 				return err
 			}

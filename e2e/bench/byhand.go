@@ -38,7 +38,7 @@ type byhand struct {
 func criuPath() string {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	b, err := criu.Find(ctx)
+	b, err := criu.Find(ctx, "")
 	if err != nil {
 		return "criu"
 	}

@@ -24,7 +24,7 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	if status := p.Status(); status != pod.StatusRunning {
 		return fmt.Errorf("pod %s is %s: only a running pod can move", p.ID(), status)
 	}
-	if s.binary, err = criu.Find(ctx); err != nil {
+	if s.binary, err = criu.Find(ctx, s.Options.CacheDir); err != nil {
 		return err
 	}
 	tried := make(chan error, 1)

@@ -260,7 +260,7 @@ func (p *testPod) dump() error {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
-	binary, err := criu.Find(ctx)
+	binary, err := criu.Find(ctx, "")
 	if err != nil {
 		p.t.Skipf("needs criu: %v", err)
 	}
