@@ -113,48 +113,63 @@ var (
 )
 
 // walkSysctls reads every writable setting of the calling thread's namespace. Of the settings per
-// link it takes those of all, default and link.
+// link it takes those of all, default and link. There are hundreds of them, each a file: what is done
+// for one has to be little.
 func walkSysctls(link string) map[string]string {
-	all := make(map[string]string)
+	w := &sysctlWalk{link: link, found: make(map[string]string, 1024), buf: make([]byte, 4096)}
 	for _, tree := range sysctlTrees {
-		root := filepath.Join(sysctlRoot, tree)
-		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return nil // an entry that went away, or a tree that this kernel lacks
-			}
-			if d.IsDir() {
-				return skipLinks(path, link)
-			}
-			addSysctl(all, path, d)
-			return nil
-		})
+		fd, err := unix.Open(filepath.Join(sysctlRoot, tree), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue // a tree that this kernel lacks
+		}
+		w.dir(os.NewFile(uintptr(fd), filepath.Base(tree)), strings.ReplaceAll(tree, "/", ".")+".")
 	}
-	return all
+	return w.found
 }
 
-func skipLinks(path, link string) error {
-	parent := filepath.Base(filepath.Dir(path))
-	if name := filepath.Base(path); (parent == "conf" || parent == "neigh") && name != "all" && name != "default" && name != link {
-		return filepath.SkipDir
-	}
-	return nil
+// sysctlWalk goes through directories of sysctls.
+type sysctlWalk struct {
+	link  string
+	found map[string]string
+	buf   []byte
 }
 
-func addSysctl(all map[string]string, path string, d fs.DirEntry) {
-	info, err := d.Info()
-	if err != nil || sysctlSkip[d.Name()] || info.Mode()&0o600 != 0o600 {
+// dir reads what is in a directory, whose settings' names begin with prefix, and closes it.
+func (w *sysctlWalk) dir(d *os.File, prefix string) {
+	defer d.Close()
+	entries, _ := d.ReadDir(-1) // what went away meanwhile is left out
+	perLink := d.Name() == "conf" || d.Name() == "neigh"
+	for _, e := range entries {
+		name := e.Name()
+		if !e.IsDir() {
+			w.file(d, name, prefix)
+			continue
+		}
+		if perLink && name != "all" && name != "default" && name != w.link {
+			continue
+		}
+		fd, err := unix.Openat(int(d.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			w.dir(os.NewFile(uintptr(fd), name), prefix+sysctlComponent(name)+".")
+		}
+	}
+}
+
+// file reads a setting. That it can be opened for writing, too, tells it from what is none.
+func (w *sysctlWalk) file(d *os.File, name, prefix string) {
+	if sysctlSkip[name] {
 		return
 	}
-	value, err := readSysctl(path)
+	fd, err := unix.Openat(int(d.Fd()), name, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return // some exist without a value: nothing that could be carried
+		return
 	}
-	rel, _ := filepath.Rel(sysctlRoot, path)
-	parts := strings.Split(rel, "/")
-	for i := range parts {
-		parts[i] = sysctlComponent(parts[i])
+	defer unix.Close(fd)
+	n, err := unix.Read(fd, w.buf)
+	if err != nil || n == len(w.buf) {
+		return // some exist without a value, and none is as long: nothing that could be carried
 	}
-	all[strings.Join(parts, ".")] = value
+	w.found[prefix+sysctlComponent(name)] = strings.Join(strings.Fields(string(w.buf[:n])), " ")
 }
 
 // freshSysctls are the settings of a namespace in which nobody changed anything but what New does,
