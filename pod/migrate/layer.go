@@ -54,7 +54,8 @@ func findLayer(root, digest string) string {
 }
 
 // identifyLayers finds out the digests of a pod's lower layers. What was
-// computed once is believed as long as the directory looks the same.
+// computed once, for this pod or another, is believed as long as the directory
+// looks the same.
 func identifyLayers(root string, lower []string, known []pod.Layer) ([]pod.Layer, error) {
 	var layers []pod.Layer
 	for i, path := range lower {
@@ -62,28 +63,51 @@ func identifyLayers(root string, lower []string, known []pod.Layer) ([]pod.Layer
 		if err != nil {
 			return nil, err
 		}
+		l := pod.Layer{}
 		if i < len(known) && known[i].Path == path && known[i].Digest != "" &&
 			(known[i].Fingerprint == print || findLayer(root, known[i].Digest) == path) {
-			l := known[i]
+			l = known[i]
 			l.Fingerprint = print
-			layers = append(layers, l)
-			continue
-		}
-		digest, err := stream.Digest(path)
-		if err != nil {
-			return nil, err
-		}
-		index, err := stream.Scan(path)
-		if err != nil {
-			return nil, err
-		}
-		l := pod.Layer{Path: path, Digest: digest, Fingerprint: print, Size: index.Bytes()}
-		if err := noteLayer(root, l); err != nil {
+		} else if l, err = identifyLayer(root, path, print); err != nil {
 			return nil, err
 		}
 		layers = append(layers, l)
 	}
 	return layers, nil
+}
+
+// identifyLayer finds out the digest of a directory that the pod does not know, and notes it.
+func identifyLayer(root, path, print string) (pod.Layer, error) {
+	if l := notedLayer(root, path, print); l != nil {
+		return *l, nil
+	}
+	digest, err := stream.Digest(path)
+	if err != nil {
+		return pod.Layer{}, err
+	}
+	index, err := stream.Scan(path)
+	if err != nil {
+		return pod.Layer{}, err
+	}
+	l := pod.Layer{Path: path, Digest: digest, Fingerprint: print, Size: index.Bytes()}
+	return l, noteLayer(root, l)
+}
+
+// notedLayer is what was noted of a directory that still looks as it did then; nil if nothing was.
+func notedLayer(root, path, print string) *pod.Layer {
+	entries, _ := os.ReadDir(layersDir(root)) // none yet: nothing was
+	for _, e := range entries {
+		note := filepath.Join(layersDir(root), e.Name())
+		if filepath.Ext(note) != ".json" {
+			continue
+		}
+		data, err := os.ReadFile(note)
+		var l pod.Layer
+		if err == nil && json.Unmarshal(data, &l) == nil && l.Path == path && l.Fingerprint == print && layerPath(root, l.Digest)+".json" == note {
+			return &l
+		}
+	}
+	return nil
 }
 
 // noteLayer keeps a reference to a directory of this host, so that the pod

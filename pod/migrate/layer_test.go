@@ -59,6 +59,22 @@ func TestIdentifyLayers(t *testing.T) {
 	if got := identified(t, root, dir, []pod.Layer{{Path: dir, Digest: aDigest}}); got.Digest != digest {
 		t.Errorf("a digest was believed that nothing speaks for: %+v", got)
 	}
+	// Another pod that uses the same directory need not read it either, nor believe what was noted of another.
+	forged := l
+	forged.Size = 77
+	note, err := json.Marshal(forged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(layerPath(root, digest)+".json", note, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := identified(t, root, dir, nil); got != forged {
+		t.Errorf("another pod's layer was read again: %+v", got)
+	}
+	if other, otherDigest := layer(t, "hello, too"); identified(t, root, other, nil).Digest != otherDigest {
+		t.Error("a layer has another one's digest")
+	}
 	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("changed"), 0o644); err != nil {
 		t.Fatal(err)
 	}
