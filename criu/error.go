@@ -16,6 +16,8 @@ type Error struct {
 	Errno  syscall.Errno // CRIU's own error number; 0 when it gave none
 	Killed bool          // CRIU was ended with SIGKILL: a dumped tree's TCP sockets may be left in repair mode
 	Err    error         // the error of a callback, of the context or of the socket, if that was the reason
+
+	refused bool // it was a callback that said no
 }
 
 // verbRestore is the Verb of a restore.

@@ -116,6 +116,9 @@ func readLog(opts *rpc.CriuOpts) Diagnosis {
 		return Diagnosis{}
 	}
 	defer f.Close()
+	if seekToLast(f, maxLog) != nil { // what ended it stands at the end
+		return Diagnosis{}
+	}
 	return Diagnose(f)
 }
 
@@ -148,11 +151,17 @@ func logPath(opts *rpc.CriuOpts) string {
 	if name == "" {
 		return ""
 	}
-	if _, err := os.Stat(name); err != nil {
+	log, err := os.Stat(name)
+	if err != nil {
 		return ""
 	}
-	if dir, err := os.Readlink(filepath.Dir(name)); err == nil {
-		return filepath.Join(dir, filepath.Base(name))
+	dir, err := os.Readlink(filepath.Dir(name))
+	if err != nil {
+		return name
 	}
-	return name
+	path := filepath.Join(dir, filepath.Base(name))
+	if there, err := os.Stat(path); err != nil || !os.SameFile(log, there) {
+		return "" // its directory is mounted nowhere
+	}
+	return path
 }

@@ -13,6 +13,8 @@ const (
 	// logLevel is warnings and errors: CRIU formats and writes debug lines
 	// while the tree stands still.
 	logLevel = 2
+	// talkativeLevel has CRIU say everything.
+	talkativeLevel = 4
 	// ghostLimit bounds one deleted file that goes into the images, in bytes.
 	ghostLimit = 1 << 30
 	// freezeSeconds bounds how long CRIU tries to stop the tree.

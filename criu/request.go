@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -82,6 +83,9 @@ func (s *Session) request(ctx context.Context, t rpc.CriuReqType, opts *rpc.Criu
 	// Without callbacks CRIU would not notice that nobody is there any more,
 	// and kill the tree that it dumps.
 	opts.NotifyScripts = proto.Bool(true)
+	if s.log.Enabled(ctx, slog.LevelDebug) && opts.GetLogLevel() < talkativeLevel {
+		opts.LogLevel = proto.Int32(talkativeLevel)
+	}
 	if err := s.wire.send(&rpc.CriuReq{Type: &t, Opts: opts}); err != nil {
 		return nil, err
 	}
@@ -164,6 +168,7 @@ func (s *Session) abandon(err error) error {
 
 func (s *Session) requestFailure(verb string, opts *rpc.CriuOpts, resp *rpc.CriuResp, err error) *Error {
 	e := s.failure(verb, opts, err)
+	e.refused = s.refused != nil
 	if resp.GetCrErrno() > 0 {
 		e.Errno = syscall.Errno(resp.GetCrErrno())
 	}

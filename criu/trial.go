@@ -13,9 +13,6 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// trialLogLevel has CRIU say everything: what it lacks from a kernel, it may tell at no other level.
-const trialLogLevel = 4
-
 // TrialResult says how long the steps of a trial took.
 type TrialResult struct {
 	Start   time.Duration // from nothing to a CRIU that answers, with its cache warm
@@ -157,7 +154,7 @@ func (t *trialTree) dump(ctx context.Context, b *Binary, cache string, images *o
 	defer s.Close()
 	started := time.Now()
 	options := DumpOptions(t.root.Pid, images, images)
-	options.LogLevel = proto.Int32(trialLogLevel)
+	options.LogLevel = proto.Int32(talkativeLevel) // what it lacks from a kernel, it may tell at no other level
 	if _, err := s.Dump(ctx, options, Callbacks{}); err != nil {
 		return &TrialError{Step: TrialDump, Err: err}
 	}

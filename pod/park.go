@@ -126,7 +126,11 @@ func (s *Supervisor) restore(ctx context.Context) error {
 	if a.job.Record.TTY {
 		callbacks.OrphanPtsMaster = s.stream.setMaster
 	}
-	_, err := a.session.Restore(ctx, runtime.RestoreOptions(request), callbacks)
+	options := runtime.RestoreOptions(request)
+	_, err := a.session.Restore(ctx, options, callbacks)
+	if kerr := KeepLog(ctx, s.rt, s.id, a.job.Migration, options, err); kerr != nil {
+		s.log.Warn("restore", "pod", s.id, "error", kerr.Error())
+	}
 	switch {
 	case !committed && refused != nil:
 		return refused

@@ -14,7 +14,7 @@ const logsTimeout = time.Minute
 // logsScript prints what says why a test failed: what zap keeps of its pods (their state, journals of moves, logs, CRIU's among them), the
 // processes, and the end of what the kernel said.
 const logsScript = `
-cd /var/lib/zap && for f in */journal */*log* .criu/*log*; do
+cd /var/lib/zap && for f in */journal */*log* .criu/*log* .failed/*log*; do
 	if test -f "$f"; then echo "== $f"; tail -c 8192 "$f"; echo; fi
 done
 echo "== pods"; zap pod list; zap list
