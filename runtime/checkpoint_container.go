@@ -111,7 +111,9 @@ func (d *dump) run(ctx context.Context) (err error) {
 		return err
 	}
 	_, err = d.session.Dump(ctx, request, criu.Callbacks{
-		PreDump:     func() error { return d.stop(ctx) },
+		PreDump: func() error { return d.stop(ctx) },
+		// Here the images are whole, and the container goes on when this fails.
+		PostDump:    func() error { return criu.AccountReserved(o.Images) },
 		StatusReady: d.ready,
 	})
 	return d.goOn(ctx, err)
