@@ -3,6 +3,7 @@ package e2e
 import (
 	"cmp"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +27,7 @@ func Scratch(t testing.TB) string {
 	t.Helper()
 	scratch.once.Do(func() {
 		if scratch.dir, scratch.err = os.MkdirTemp(workDir, "zap-e2e-shared-"); scratch.err == nil {
-			scratch.err = os.Chmod(scratch.dir, 0o755)
+			scratch.err = errors.Join(os.Chmod(scratch.dir, 0o755), own(scratch.dir, ""))
 		}
 	})
 	if scratch.err != nil {

@@ -72,6 +72,12 @@ func newLab(t testing.TB) *Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.close)
+	if err := own(l.Dir, l.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := sweepOnce(); err != nil {
+		t.Logf("remove what killed tests left: %v", err)
+	}
 	l.sw = l.newNetNS("sw")
 	l.ip("-n", string(l.sw), "link", "add", Lan, "up", "type", "bridge", "stp_state", "0", "forward_delay", "0")
 	return l
@@ -194,6 +200,7 @@ func (l *Lab) close() {
 	}
 	l.removeCgroups()
 	if l.t.Failed() && os.Getenv("ZAP_E2E_KEEP") != "" {
+		disown(l.Dir)
 		l.t.Logf("the lab's files are in %s", l.Dir)
 		return
 	}

@@ -148,7 +148,7 @@ func (m *Machine) boot(s Spec) error {
 	defer log.Close()
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(env, "TMPDIR="+m.path("tmp")), log, log
-	if err := e2e.StartChild(cmd); err != nil {
+	if err := e2e.StartMortal(cmd); err != nil {
 		return err
 	}
 	ended := make(chan struct{})
