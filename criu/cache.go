@@ -25,17 +25,25 @@ const maxKdat = 1 << 20
 const bootIDPath = "/proc/sys/kernel/random/boot_id"
 
 // kdatCache is the place in a cache directory for one binary on one boot.
-type kdatCache struct{ dir, boot, name string }
+type kdatCache struct{ dir, name string }
 
 // newKdatCache returns the place for b below dir.
 func newKdatCache(dir string, b *Binary) (*kdatCache, error) {
-	id, err := os.ReadFile(bootIDPath)
+	boot, err := bootPrefix()
 	if err != nil {
-		return nil, fmt.Errorf("read boot id: %w", err)
+		return nil, err
 	}
 	sum := sha256.Sum256([]byte(b.SHA256 + " " + b.VersionString()))
-	boot := kdatName + "-" + strings.TrimSpace(string(id))
-	return &kdatCache{dir: dir, boot: boot, name: boot + "-" + hex.EncodeToString(sum[:8])}, nil
+	return &kdatCache{dir: dir, name: boot + "-" + hex.EncodeToString(sum[:8])}, nil
+}
+
+// bootPrefix begins the names of what is kept for this boot.
+func bootPrefix() (string, error) {
+	id, err := os.ReadFile(bootIDPath)
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return kdatName + "-" + strings.TrimSpace(string(id)), nil
 }
 
 // load returns what is kept, or nil when there is nothing.
@@ -64,13 +72,10 @@ func (c *kdatCache) save(data []byte) error {
 	if err := renameio.WriteFile(filepath.Join(c.dir, c.name), data, 0o600, renameio.WithTempDir(c.dir)); err != nil {
 		return fmt.Errorf("save CRIU's kernel facts: %w", err)
 	}
-	entries, err := os.ReadDir(c.dir)
-	if err != nil {
-		return fmt.Errorf("read cache directory: %w", err)
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), kdatName+"-") && !strings.HasPrefix(e.Name(), c.boot) {
-			err = errors.Join(err, os.Remove(filepath.Join(c.dir, e.Name())))
+	stale, err := StaleCache(c.dir)
+	for _, path := range stale {
+		if rerr := os.Remove(path); !errors.Is(rerr, os.ErrNotExist) { // zap prune may have been faster
+			err = errors.Join(err, rerr)
 		}
 	}
 	return err

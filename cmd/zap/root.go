@@ -62,6 +62,7 @@ var verbs = []verb{
 	{"serve", newServeCommand},
 	{"migrate", newMigrateCommand},
 	{"drain", newDrainCommand},
+	{"prune", newPruneCommand},
 	{"supervise", newSuperviseCommand},
 	{"guard", newGuardCommand},
 }

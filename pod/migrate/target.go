@@ -105,6 +105,11 @@ func (t *Target) take(ctx context.Context, conn *stream.Conn, from string, o *Of
 	if err := checkOffer(o); err != nil {
 		return errors.Join(err, conn.WriteJSON(frameFailed, failureOf(err)))
 	}
+	layers, err := lockLayers(ctx, t.Runtime.Root(), false)
+	if err != nil {
+		return errors.Join(err, conn.WriteJSON(frameFailed, failureOf(err)))
+	}
+	defer layers.Close()
 	blockers, missing, err := t.examine(ctx, o)
 	if err != nil {
 		return errors.Join(err, conn.WriteJSON(frameFailed, failureOf(err)))
