@@ -91,11 +91,22 @@ func growSendBuffer(f *os.File, n int) error {
 // caller's to close. When ctx ends first its cause is returned, and nothing
 // was taken from the socket. io.EOF means that CRIU closed its end.
 func (w *wire) receive(ctx context.Context) (*rpc.CriuResp, []*os.File, error) {
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
 	if err := w.f.SetReadDeadline(time.Time{}); err != nil {
 		return nil, nil, fmt.Errorf("receive reply: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = w.f.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = w.f.SetReadDeadline(time.Unix(1, 0))
+		close(ended)
+	})
+	defer func() {
+		if !stop() {
+			<-ended // else it would end the next receive
+		}
+	}()
 	data, files, err := w.packet()
 	if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
 		return nil, nil, context.Cause(ctx)
