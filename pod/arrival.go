@@ -41,6 +41,7 @@ type ArrivalJob struct {
 // The words that `zap serve` and the supervisor of an arriving pod exchange,
 // one JSON object a line.
 const (
+	ArrivalFiles     = "files"     // serve: the pod's files are there, but for what still changes
 	ArrivalReady     = "ready"     // supervisor: everything that can be prepared is
 	ArrivalAnnounce  = "announce"  // serve: the pod is frozen on the source; its address is ours now
 	ArrivalAnnounced = "announced" // supervisor: frames for the pod come here and are held
@@ -91,6 +92,7 @@ type arrival struct {
 	tight   bool              // the memory limit has to wait until CRIU has ended
 	cancel  context.CancelCauseFunc
 	conn    net.Conn
+	words   chan ArrivalWord // of serve
 
 	mu       sync.Mutex
 	phase    string
@@ -123,6 +125,8 @@ func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal 
 	s.arrival = a
 	ctx, a.cancel = context.WithCancelCause(ctx)
 	defer a.cancel(nil)
+	a.words = make(chan ArrivalWord)
+	go s.listen(ctx, a.words)
 	listener, err := s.prepareArrival(ctx)
 	if err == nil {
 		s.serve(listener)
@@ -191,10 +195,26 @@ func (s *Supervisor) prepareArrival(ctx context.Context) (*net.UnixListener, err
 	if err := a.job.Mounts.Settle(a.cgroup); err != nil {
 		return nil, err
 	}
+	if err := s.awaitFiles(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.startSession(ctx); err != nil {
 		return nil, err
 	}
 	return listenControl(s.dir)
+}
+
+// awaitFiles waits until the pod's root can be mounted.
+func (s *Supervisor) awaitFiles(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case w := <-s.arrival.words:
+		if w.Word != ArrivalFiles {
+			return fmt.Errorf("zap serve said %q out of turn", w.Word)
+		}
+		return nil
+	}
 }
 
 // startSession starts CRIU with everything in place that it will look for.
@@ -228,14 +248,12 @@ func (s *Supervisor) startSession(ctx context.Context) (err error) {
 // runArrival follows serve's words until the pod runs.
 func (s *Supervisor) runArrival(ctx context.Context) error {
 	a := s.arrival
-	words := make(chan ArrivalWord)
-	go s.listen(ctx, words)
 	a.say(ArrivalWord{Word: ArrivalReady})
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case w := <-words:
+		case w := <-a.words:
 			switch w.Word {
 			case ArrivalAnnounce:
 				if err := s.takeAddress(ctx); err != nil {

@@ -51,6 +51,7 @@ type incoming struct {
 	images  *os.File
 	trees   []*os.File
 	super   *supervisor
+	upper   bool // the pod's own files have come once
 	ready   bool // the source may freeze
 	queues  []runtime.Queue
 }
@@ -157,6 +158,9 @@ func (in *incoming) receive(ctx context.Context) (err error) {
 	stop := in.conn.KeepAlive(pingEvery)
 	defer stop()
 	if err := in.conn.WriteJSON(frameAccept, accept{Token: in.token, Missing: in.missing, Host: in.target.Host}); err != nil {
+		return err
+	}
+	if err := in.supervise(); err != nil {
 		return err
 	}
 	frames := make(chan uint8, 2)
@@ -282,9 +286,7 @@ func (in *incoming) listen(frames chan<- uint8) {
 	}
 }
 
-// prepare makes the directories and tmpfs trees and starts the pod's
-// supervisor, which prepares the network, the cgroup and CRIU beside what is
-// received.
+// prepare makes the directories and tmpfs trees.
 func (in *incoming) prepare() (err error) {
 	root := in.target.Runtime.Root()
 	in.bundle = localBundle(root, in.dir, in.offer)

@@ -59,6 +59,7 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	if err := s.identify(state.Bundle); err != nil {
 		return err
 	}
+	s.line = dialAhead(ctx, s.Dialer) // not before the layers are known, which may take minutes
 	o.Record.Layers = p.Record.Layers
 	if o.Manifest, err = s.manifest(o); err != nil {
 		return err

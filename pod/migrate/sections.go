@@ -95,7 +95,7 @@ func (in *incoming) storeSection(ctx context.Context, conn *stream.Conn, s *sect
 		_, err = stream.Receive(ctx, conn, own(in.bundle), stream.Limits{})
 		if err == nil && lane == laneMemory {
 			// Not earlier: an overlay keeps the mode that its upper directory has when it is made.
-			err = in.supervise(ctx)
+			err = in.filesHere(ctx)
 		}
 	case sectionLog:
 		err = in.storeLog(conn, s)
@@ -224,8 +224,9 @@ func (in *incoming) storeQueues(conn *stream.Conn, s *section) error {
 	return nil
 }
 
-// supervise starts the pod's supervisor and waits until it is ready.
-func (in *incoming) supervise(ctx context.Context) error {
+// supervise starts the pod's supervisor, which prepares the network and the cgroup
+// beside what is received, then the mounts and CRIU.
+func (in *incoming) supervise() error {
 	job := &pod.ArrivalJob{
 		ID: in.offer.Pod, Migration: in.offer.Migration, From: in.from, Bundle: in.bundle, Record: localRecord(in.offer, in.from, in.bundle),
 		Network: in.offer.Network, Mounts: in.offer.Mounts, HoldBytes: in.target.HoldBytes, Rows: in.offer.Rows,
@@ -240,20 +241,29 @@ func (in *incoming) supervise(ctx context.Context) error {
 	in.mu.Lock()
 	in.super = super
 	in.mu.Unlock()
-	if err != nil {
+	return err
+}
+
+// filesHere lets the supervisor mount the pod's files and waits until it is ready.
+func (in *incoming) filesHere(ctx context.Context) error {
+	super := in.supervisor()
+	super.say(pod.ArrivalFiles)
+	if _, err := super.expect(ctx, pod.ArrivalReady); err != nil {
 		return err
 	}
-	_, err = super.expect(ctx, pod.ArrivalReady)
-	return err
+	in.mu.Lock()
+	in.upper = true
+	in.mu.Unlock()
+	return nil
 }
 
 // tellReady lets the source freeze the pod: all that it sends before is here.
 func (in *incoming) tellReady() error {
-	if in.supervisor() == nil {
+	in.mu.Lock()
+	in.ready = in.upper
+	in.mu.Unlock()
+	if !in.isReady() {
 		return fmt.Errorf("%s sent nothing of the pod's files", in.conn)
 	}
-	in.mu.Lock()
-	in.ready = true
-	in.mu.Unlock()
 	return in.conn.WriteJSON(frameReady, struct{}{})
 }

@@ -48,6 +48,7 @@ type Source struct {
 
 	journal *Journal
 	guard   *guard
+	line    *line // to the peer, for control
 	offer   *Offer
 	control *control
 	bulk    *stream.Conn // laneMemory
@@ -56,11 +57,13 @@ type Source struct {
 	session *criu.Session
 	sender  *pages.Sender
 	images  *os.File
+	started chan error // the outcome of startSession; nil before it is called
 	cgroup  *cgroup.Cgroup
 	net     *network.Network
 	files   *files
 	found   []spec.Blocker // in the pod, before it was looked at by preflight
 
+	tracked bool // the kernel knows what was written to since the last round
 	stopped bool // a process of the pod is stopped, and the freezer is a v1 one
 	frozen  time.Time
 	result  Result
@@ -143,9 +146,10 @@ func (s *Source) begin(context.Context) (err error) {
 	return nil
 }
 
-// ask offers the pod and connects for the bulk when it is accepted.
+// ask offers the pod and attaches the bulk connections when it is accepted. While
+// the peer looks at the offer, these are made and CRIU is started.
 func (s *Source) ask(ctx context.Context) error {
-	conn, err := s.Dialer.Dial(ctx)
+	conn, err := s.line.take(ctx)
 	if err != nil {
 		return err
 	}
@@ -153,28 +157,35 @@ func (s *Source) ask(ctx context.Context) error {
 	if err := conn.WriteJSON(frameOffer, s.offer); err != nil {
 		return err
 	}
+	if s.offer.Check {
+		return s.control.wait(ctx, frameAccept)
+	}
+	var lanes [laneCount]*line
+	for i := range lanes {
+		lanes[i] = dialAhead(ctx, s.Dialer)
+		defer lanes[i].drop()
+	}
+	s.started = make(chan error, 1)
+	go func() { s.started <- s.startSession(ctx) }()
 	var a accept
 	if err := s.control.expect(ctx, frameAccept, &a); err != nil {
 		return err
-	}
-	if s.offer.Check {
-		return nil
 	}
 	s.files.missing = a.Missing
 	var limit *stream.Limiter
 	if s.Options.Bandwidth > 0 {
 		limit = stream.NewLimiter(s.Options.Bandwidth)
 	}
-	if s.bulk, err = s.openLane(ctx, laneMemory, a.Token, limit); err != nil {
+	if s.bulk, err = s.attachLane(ctx, laneMemory, lanes[laneMemory], a.Token, limit); err != nil {
 		return err
 	}
-	s.side, err = s.openLane(ctx, laneFiles, a.Token, limit)
+	s.side, err = s.attachLane(ctx, laneFiles, lanes[laneFiles], a.Token, limit)
 	return err
 }
 
-// openLane makes one bulk connection of the move.
-func (s *Source) openLane(ctx context.Context, lane int, token string, limit *stream.Limiter) (*stream.Conn, error) {
-	conn, err := s.Dialer.Dial(ctx)
+// attachLane makes l one of the move's bulk connections.
+func (s *Source) attachLane(ctx context.Context, lane int, l *line, token string, limit *stream.Limiter) (*stream.Conn, error) {
+	conn, err := l.take(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -192,10 +203,8 @@ func (s *Source) move(ctx context.Context) error {
 	if err := s.journal.Enter(PreCopying); err != nil {
 		return err
 	}
-	ready := make(chan error, 1)
-	go func() { ready <- s.startSession(ctx) }()
 	err := s.files.sendLive(ctx, s.bulk, s.progress)
-	if serr := <-ready; err == nil {
+	if serr := s.awaitSession(); err == nil {
 		err = serr
 	}
 	if err != nil {
@@ -227,12 +236,22 @@ func (s *Source) nameWatches() error {
 	return criu.WriteInodes(descriptorPath(s.images), runtime.WatchedInodes(s.Pod.State().Pid, pids))
 }
 
+// awaitSession waits until CRIU is there, or is not, if it was ever wanted.
+func (s *Source) awaitSession() error {
+	if s.started == nil {
+		return nil
+	}
+	err := <-s.started
+	s.started <- err // for whoever asks again
+	return err
+}
+
 // startSession starts CRIU beside the pod, which still runs, and makes what it needs.
 func (s *Source) startSession(ctx context.Context) (err error) {
 	if s.images, err = runtime.DetachedTmpfs([]string{"mode=700", "size=1g"}, 0); err != nil {
 		return err
 	}
-	if s.sender, err = pages.NewSender(s.bulk, pages.Options{}); err != nil {
+	if s.sender, err = pages.NewSender(); err != nil {
 		return err
 	}
 	env := criu.Env{

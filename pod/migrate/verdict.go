@@ -30,6 +30,13 @@ const verdictWithin = 4
 func (s *Source) complete(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verdictWithin*s.Options.Idle)
 	defer cancel()
+	cleared := make(chan struct{})
+	go func() { // while the target lets it run
+		defer close(cleared)
+		_ = s.session.Close()
+		_ = s.Pod.End(ctx) // leave repeats it, and says what is wrong
+	}()
+	defer func() { <-cleared }()
 	var r running
 	if err == nil {
 		err = s.control.expect(ctx, frameRunning, &r)
@@ -49,7 +56,7 @@ func (s *Source) complete(ctx context.Context, err error) error {
 	s.timings.mark("running", s.frozen)
 	s.result.Bytes, s.result.FileBytes = s.bytes()
 	s.result.Result = "migrated"
-	_ = s.session.Close()
+	<-cleared
 	return s.leave(ctx)
 }
 
@@ -67,6 +74,7 @@ func (s *Source) leave(ctx context.Context) error {
 func (s *Source) abort(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
+	_ = s.awaitSession()
 	if s.session != nil {
 		_ = s.session.Close()
 	}
@@ -111,6 +119,8 @@ func (s *Source) tellAbort(ctx context.Context) error {
 
 func (s *Source) close() {
 	s.over.Store(true)
+	_ = s.awaitSession()
+	s.line.drop()
 	if s.control != nil {
 		s.control.close()
 	}

@@ -98,7 +98,7 @@ func timeChannel(b *testing.B) time.Duration {
 	}
 	defer dir.Close()
 	memory := benchMemory(b)
-	sender, err := pages.NewSender(source, pages.Options{})
+	sender, err := pages.NewSender()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func timeChannel(b *testing.B) time.Duration {
 	go splice(b, sender.File(), memory)
 	failed := make(chan error, 1)
 	go func() { _, err := pages.Receive(context.Background(), target, dir, pages.Limits{}); failed <- err }()
-	stats, err := sender.Run(context.Background())
+	stats, err := sender.Run(context.Background(), source)
 	if err != nil {
 		b.Fatal(err)
 	}

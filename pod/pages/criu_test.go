@@ -148,8 +148,8 @@ func tmpfsDir(tb testing.TB) string {
 }
 
 // dump runs criu dump with sender as its page server and returns CRIU's own result.
-func dump(ctx context.Context, criu string, pid int, images string, sender *pages.Sender) error {
-	cmd := exec.CommandContext(ctx, criu, "dump", "-t", strconv.Itoa(pid), "-D", images, "-o", "dump.log", "-v2", "--page-server", "--ps-socket", "3")
+func dump(ctx context.Context, criu string, pid int, images string, sender *pages.Sender, flags ...string) error {
+	cmd := exec.CommandContext(ctx, criu, append(flags, "dump", "-t", strconv.Itoa(pid), "-D", images, "-o", "dump.log", "-v2", "--page-server", "--ps-socket", "3")...)
 	cmd.ExtraFiles = []*os.File{sender.File()}
 	if err := cmd.Start(); err != nil {
 		return err
@@ -189,7 +189,7 @@ func TestMoveMemoryOfARealProcess(t *testing.T) {
 	process := startChild(t, work)
 	source, target := connPair(t)
 
-	sender, err := pages.NewSender(source, pages.Options{})
+	sender, err := pages.NewSender()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestMoveMemoryOfARealProcess(t *testing.T) {
 		err   error
 	}
 	sent, received := make(chan result, 1), make(chan result, 1)
-	go func() { s, err := sender.Run(ctx); sent <- result{s, err} }()
+	go func() { s, err := sender.Run(ctx, source); sent <- result{s, err} }()
 	go func() { s, err := pages.Receive(ctx, target, dir, pages.Limits{}); received <- result{s, err} }()
 
 	if err := dump(ctx, criu, process.Process.Pid, images, sender); err != nil {
@@ -229,7 +229,7 @@ func TestFailedMoveLeavesTheProcessRunning(t *testing.T) {
 	work := t.TempDir()
 	process := startChild(t, work)
 	source, target := connPair(t)
-	sender, err := pages.NewSender(source, pages.Options{})
+	sender, err := pages.NewSender()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestFailedMoveLeavesTheProcessRunning(t *testing.T) {
 	}
 	defer dir.Close()
 	sent, received := make(chan error, 1), make(chan error, 1)
-	go func() { _, err := sender.Run(ctx); sent <- err }()
+	go func() { _, err := sender.Run(ctx, source); sent <- err }()
 	go func() { _, err := pages.Receive(ctx, target, dir, pages.Limits{}); received <- err }()
 	if err := dump(ctx, criu, process.Process.Pid, t.TempDir(), sender); err == nil {
 		t.Error("the dump succeeded")

@@ -87,20 +87,23 @@ func channel(t *testing.T, ctx context.Context, dir string, limits pages.Limits,
 	return o
 }
 
-func (o *outcome) run(t *testing.T, ctx context.Context, dir string, limits pages.Limits, criu func(c *fakeCRIU) int32) {
+func (o *outcome) run(t *testing.T, ctx context.Context, dir string, limits pages.Limits, criu func(c *fakeCRIU) int32, known ...*pages.Shadow) {
 	t.Helper()
 	d, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	sender, err := pages.NewSender(o.source, pages.Options{})
+	sender, err := pages.NewSender()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer sender.Close()
+	for _, k := range known {
+		sender.Know(k)
+	}
 	done := make(chan struct{}, 3)
-	go func() { o.sent, o.sendErr = sender.Run(ctx); done <- struct{}{} }()
+	go func() { o.sent, o.sendErr = sender.Run(ctx, o.source); done <- struct{}{} }()
 	go func() { o.received, o.receiveErr = pages.Receive(ctx, o.target, d, limits); done <- struct{}{} }()
 	go func() {
 		c := &fakeCRIU{f: sender.File()}

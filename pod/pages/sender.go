@@ -49,9 +49,6 @@ type Stats struct {
 // socketBuffer is how much of CRIU's output the socket pair may hold, in bytes.
 const socketBuffer = 4 << 20
 
-// Options are a Sender's. The zero value is good.
-type Options struct{}
-
 // Sender is the source's end of the page channel: a page server for one dump.
 type Sender struct {
 	conn   *stream.Conn
@@ -65,8 +62,8 @@ type Sender struct {
 	stats Stats
 }
 
-// NewSender makes the socket pair for one dump, whose pages will go to conn.
-func NewSender(conn *stream.Conn, _ Options) (*Sender, error) {
+// NewSender makes the socket pair for one dump.
+func NewSender() (*Sender, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make page socket: %w", err)
@@ -76,7 +73,7 @@ func NewSender(conn *stream.Conn, _ Options) (*Sender, error) {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, socketBuffer) // without CAP_NET_ADMIN it is smaller
 		}
 	}
-	return &Sender{conn: conn, ours: pair[0], theirs: os.NewFile(uintptr(pair[1]), "page socket")}, nil
+	return &Sender{ours: pair[0], theirs: os.NewFile(uintptr(pair[1]), "page socket")}, nil
 }
 
 // File is the end for CRIU, a socket to be named in ps.fd. The caller closes it when CRIU has inherited it: only then does a CRIU that
@@ -84,10 +81,14 @@ func NewSender(conn *stream.Conn, _ Options) (*Sender, error) {
 func (s *Sender) File() *os.File { return s.theirs }
 
 // Know names what the target holds already, which is not sent again. It is called before Run.
+//
+// Of processes that are tracked CRIU is told that there is a parent, so that it sends what has changed only: it needs track_mem and a
+// parent's inventory then.
 func (s *Sender) Know(shadow *Shadow) { s.shadow = shadow }
 
 // Close releases the sockets. It must not be called while Run runs; a Sender that was never run needs it too.
 func (s *Sender) Close() error {
+	s.shadow.close()
 	if s.ours >= 0 {
 		_ = unix.Close(s.ours) // nothing is buffered on this side
 		s.ours = -1
@@ -98,11 +99,12 @@ func (s *Sender) Close() error {
 	return nil
 }
 
-// Run serves CRIU until it says that it has sent everything and the target has confirmed that it holds everything; only then is CRIU
+// Run serves CRIU, whose pages go to conn, until it says that it has sent everything and the target has confirmed that it holds everything; only then is CRIU
 // answered. Any failure on this side, on the other (a *stream.RemoteError) or of the connection, and the end of ctx, closes the socket to CRIU
 // at once: CRIU's dump fails and the pod runs on. While Run runs nothing else may read from the connection; it remains usable unless the
 // error came from it.
-func (s *Sender) Run(ctx context.Context) (Stats, error) {
+func (s *Sender) Run(ctx context.Context, conn *stream.Conn) (Stats, error) {
+	s.conn = conn
 	defer s.conn.Pinging()()
 	release := s.conn.Watch(ctx)
 	err := s.run(ctx)
@@ -237,7 +239,7 @@ func (s *Sender) fill(t *batch) (closed bool, err error) {
 			return true, nil
 		}
 		if c != nil {
-			if err := unix.Send(s.ours, []byte{0}, unix.MSG_NOSIGNAL); err != nil { // no parent
+			if err := unix.Send(s.ours, []byte{t.parent()}, unix.MSG_NOSIGNAL); err != nil {
 				return false, fmt.Errorf("answer criu: %w", err)
 			}
 			continue
