@@ -53,6 +53,7 @@ type creation struct {
 
 	dir     string
 	fresh   bool // the directory was made here
+	lock    *os.File
 	cgroup  *cgroup.Cgroup
 	unit    *cgroup.Unit // systemd's, when that made the cgroup
 	state   *State
@@ -152,9 +153,10 @@ func (c *creation) makeDir() (unlock func(), err error) {
 	case !os.IsExist(err):
 		return nil, err
 	}
-	if unlock, err = lock(c.ctx, c.dir); err != nil {
+	if c.lock, err = lockFile(c.ctx, c.dir); err != nil {
 		return nil, err
 	}
+	unlock = func() { c.lock.Close() }
 	if _, err := os.Lstat(filepath.Join(c.dir, stateName)); err == nil {
 		unlock()
 		return nil, ErrExist

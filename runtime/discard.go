@@ -14,9 +14,9 @@ import (
 // service manager that it is ready.
 const NotifyName = "notify"
 
-// Discard removes the directory of a container that never came to be, because its creation was cut off before there was a state. It leaves
-// alone what has a state, and directories with anything in them that creations don't make: layers, a pod that is arriving. It is no error
-// when nothing is there.
+// Discard removes the directory and the cgroup of a container that never came to be, because its creation was cut off before there was a
+// state. It leaves alone what has a state, and directories with anything in them that creations don't make: layers, a pod that is arriving.
+// It is no error when nothing is there.
 func (r *Runtime) Discard(ctx context.Context, id string) error {
 	if err := CheckID(id); err != nil {
 		return err
@@ -25,18 +25,22 @@ func (r *Runtime) Discard(ctx context.Context, id string) error {
 	if foreign, err := foreignEntry(dir); foreign || err != nil {
 		return err
 	}
-	unlock, err := lock(ctx, dir)
+	lock, err := lockFile(ctx, dir)
 	if errors.Is(err, ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("discard container %s: %w", id, err)
 	}
-	defer unlock()
+	defer lock.Close()
 	if foreign, err := foreignEntry(dir); foreign || err != nil { // somebody else had the lock before
 		return err
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	err = r.removeRemains(ctx, id, notedCgroup(lock))
+	if err == nil {
+		err = os.RemoveAll(dir)
+	}
+	if err != nil {
 		return fmt.Errorf("discard container %s: %w", id, err)
 	}
 	return nil

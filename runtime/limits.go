@@ -22,7 +22,11 @@ func (c *creation) makeCgroup() (err error) {
 	if c.options.SystemdCgroup {
 		err = c.makeScope()
 	} else {
-		c.cgroup, err = cgroup.Create(cgroupPath(c.id, c.bundle), res)
+		path := cgroupPath(c.id, c.bundle)
+		if err := c.noteCgroup(path); err != nil {
+			return err
+		}
+		c.cgroup, err = cgroup.Create(path, res)
 	}
 	if err != nil && c.options.Rootless && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) {
 		return c.withoutCgroup(err)

@@ -105,12 +105,21 @@ const lockWait = 30 * time.Second
 
 // lock takes the container's lock, which every change needs. Readers do without: the state file is replaced, never rewritten.
 func lock(ctx context.Context, dir string) (unlock func(), err error) {
+	f, err := lockFile(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// lockFile is lock; the file is to be closed.
+func lockFile(ctx context.Context, dir string) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		f, err := tryLock(filepath.Join(dir, lockName))
 		if f != nil {
-			return func() { f.Close() }, nil
+			return f, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("lock container: %w", err)
