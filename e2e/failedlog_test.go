@@ -6,9 +6,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// TestFailedLog makes CRIU fail, what it logged is where the error says, on the side where it failed.
+// TestFailedLog makes CRIU fail, once in its dump and once in its restore: what it logged is where the error says, on the side where it failed.
 func TestFailedLog(t *testing.T) {
 	for _, tt := range []struct {
 		phase  string
@@ -16,6 +18,7 @@ func TestFailedLog(t *testing.T) {
 		failed func(s *scene) *Host
 		spoil  func(t *testing.T, s *scene)
 	}{
+		{"source:Frozen", "Too many open files", func(s *scene) *Host { return s.alpha }, func(t *testing.T, s *scene) { s.starve(t) }},
 		{"target:Restoring", "kept", func(s *scene) *Host { return s.beta }, func(t *testing.T, s *scene) {
 			found, err := filepath.Glob(filepath.Join(s.beta.Root, s.pod.Name, "*", "kept"))
 			if err != nil || len(found) != 1 {
@@ -73,4 +76,21 @@ func podProcess(t *testing.T) int {
 		}
 	}
 	return 0
+}
+
+// starve takes from the source's CRIU what it could open files with.
+func (s *scene) starve(t *testing.T) {
+	t.Helper()
+	none, starved := unix.Rlimit{Cur: 8, Max: 8}, false
+	for _, p := range mustDescendants(t) {
+		if p.Comm == "criu" && p.PPid == s.move.Pid {
+			starved = true
+			if err := unix.Prlimit(p.Pid, unix.RLIMIT_NOFILE, &none, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if !starved {
+		t.Fatal("the source has no CRIU")
+	}
 }

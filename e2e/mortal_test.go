@@ -63,6 +63,7 @@ func TestKilled(t *testing.T) {
 		now, err := readProcess(pid)
 		return err != nil || now.Start != mortal.Start || now.State == 'Z'
 	})
+	_ = WaitChild(cmd) // before its last thread has ended the lab is its
 	if err := sweep(); err != nil || len(left()) != 0 {
 		t.Errorf("left of the lab: %v, %v", left(), err)
 	}

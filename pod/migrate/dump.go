@@ -58,6 +58,9 @@ func (s *Source) dump(ctx context.Context) error {
 	if s.journal.Phase().Decided() {
 		return nil // what CRIU says of the tree that was killed under it does not matter
 	}
+	if kerr := pod.KeepLog(ctx, s.Runtime, s.Pod.ID(), s.offer.Migration, options, err); kerr != nil {
+		s.Log.Warn("dump", "pod", s.Pod.ID(), "error", kerr.Error())
+	}
 	return firstCause(ctx, cause, err, memory, s.control)
 }
 
