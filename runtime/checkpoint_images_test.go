@@ -53,8 +53,10 @@ func TestCheckpointAccountsReserved(t *testing.T) {
 	l := newLab(t)
 	images := l.images()
 	b := l.bundle(counter)
+	installReserved(t, b.RootPath())
 	k := l.talk(func(o CreateOptions) (*Container, error) { return l.runtime.Run(l.ctx, "one", b, o) })
 	k.say(t, "a", "1 a")
+	l.reserve(k.container)
 	path := filepath.Join(images.Images, "mm-99999.img")
 	if err := os.MkdirAll(images.Images, 0o700); err != nil {
 		t.Fatal(err)
@@ -77,6 +79,7 @@ func TestCheckpointAccountsReserved(t *testing.T) {
 	}
 	k = l.talk(func(o CreateOptions) (*Container, error) { return l.runtime.Restore(l.ctx, "one", b, o, images) })
 	k.say(t, "b", "2 b")
+	l.reserved(k.container)
 }
 
 // TestCheckpointSpoiled has a checkpoint that can't finish its images: the container goes on.
