@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -69,6 +70,12 @@ type ArrivalWord struct {
 	Queues     []runtime.Queue  `json:"queues,omitempty"` // with ArrivalRestore
 }
 
+// ArrivalConn is an arriving pod's connection to `zap serve`, and what was read of it.
+type ArrivalConn struct {
+	net.Conn
+	Lines *bufio.Reader
+}
+
 // Journal is where an arrival writes its phases, each durable before it acts.
 type Journal interface {
 	Append(phase string) error
@@ -91,7 +98,7 @@ type arrival struct {
 	pending *runtime.Adoption // the pod's state, before the verdict
 	tight   bool              // the memory limit has to wait until CRIU has ended
 	cancel  context.CancelCauseFunc
-	conn    net.Conn
+	conn    *ArrivalConn
 	words   chan ArrivalWord // of serve
 
 	mu       sync.Mutex
@@ -116,7 +123,7 @@ const (
 // images are in, trees those of the pod's tmpfs mounts, in the order of the job.
 // If serve goes away before the pod is prepared, nothing of it stays; after that
 // only a commit or an abort ends the wait.
-func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal Journal, conn net.Conn, images *os.File, trees []*os.File, log *slog.Logger) error {
+func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal Journal, conn *ArrivalConn, images *os.File, trees []*os.File, log *slog.Logger) error {
 	s := &Supervisor{rt: rt, log: log, id: job.ID, record: job.Record, dir: filepath.Join(rt.Root(), job.ID), ended: make(chan struct{})}
 	a := &arrival{
 		job: job, journal: journal, images: images, trees: trees, conn: conn, timings: map[string]int64{},

@@ -1,7 +1,6 @@
 package pod
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,9 +22,8 @@ var errCalledOff = errors.New("the move was called off")
 // prepared; the end of the connection is an abort only before that.
 func (s *Supervisor) listen(ctx context.Context, words chan<- ArrivalWord) {
 	a := s.arrival
-	reader := bufio.NewReader(a.conn)
 	for {
-		line, err := readLine(reader)
+		line, err := readLine(a.conn.Lines)
 		var w ArrivalWord
 		if err == nil {
 			err = json.Unmarshal(line, &w)

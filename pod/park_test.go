@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,7 +36,7 @@ func arrivingPod(t *testing.T, phase string) (s *Supervisor, serve net.Conn, cal
 	words = make(chan ArrivalWord)
 	s = &Supervisor{log: slog.New(slog.DiscardHandler), stream: newStreams(newLog("")), ended: make(chan struct{}), pid: 1}
 	s.arrival = &arrival{
-		job: &ArrivalJob{Migration: "m"}, journal: &memoryJournal{}, conn: near, cancel: cancel, phase: phase,
+		job: &ArrivalJob{Migration: "m"}, journal: &memoryJournal{}, conn: &ArrivalConn{Conn: near, Lines: bufio.NewReader(near)}, cancel: cancel, phase: phase,
 		verdict: make(chan bool, 1), finished: make(chan struct{}), timings: map[string]int64{},
 	}
 	over := make(chan struct{})

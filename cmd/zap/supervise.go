@@ -74,13 +74,9 @@ func superviseArrival(g *globals, rt *runtime.Runtime) error {
 		return err
 	}
 	defer conn.Close()
-	line, err := bufio.NewReaderSize(conn, 64<<10).ReadBytes('\n') // serve says nothing more before it is answered
+	job, serve, err := readArrival(conn)
 	if err != nil {
-		return fmt.Errorf("read job: %w", err)
-	}
-	var job pod.ArrivalJob
-	if err := json.Unmarshal(line, &job); err != nil {
-		return fmt.Errorf("read job: %w", err)
+		return err
 	}
 	unix.CloseOnExec(migrate.ArrivalImagesDescriptor)
 	images := os.NewFile(migrate.ArrivalImagesDescriptor, "images")
@@ -91,7 +87,21 @@ func superviseArrival(g *globals, rt *runtime.Runtime) error {
 		trees = append(trees, os.NewFile(uintptr(fd), m.Target))
 	}
 	journal := journalOf(filepath.Join(g.root, job.ID))
-	return pod.Receive(context.Background(), rt, &job, journal, conn, images, trees, g.log)
+	return pod.Receive(context.Background(), rt, job, journal, serve, images, trees, g.log)
+}
+
+// readArrival reads what an arriving pod's supervisor is started with. Words of `zap serve` may follow at once.
+func readArrival(conn net.Conn) (*pod.ArrivalJob, *pod.ArrivalConn, error) {
+	serve := &pod.ArrivalConn{Conn: conn, Lines: bufio.NewReaderSize(conn, 64<<10)}
+	line, err := serve.Lines.ReadBytes('\n')
+	var job pod.ArrivalJob
+	if err == nil {
+		err = json.Unmarshal(line, &job)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read job: %w", err)
+	}
+	return &job, serve, nil
 }
 
 // journalOf is the journal in a pod's directory, to which `zap serve` writes too.
