@@ -21,6 +21,17 @@ const (
 	byHandScript = "/usr/local/bin/byhand.sh"
 )
 
+// contents are what the moved program's memory is full of, with the flag of the program for it.
+var contents = []struct{ name, flag, text string }{
+	{"numbers", "-numbers=true", "A number in every page, the rest zeros"},
+	{"noise", "-numbers=false", "Random bytes, which do not compress"},
+}
+
+var benchModes = []string{"stop", "pre"}
+
+// kind is a way of moving one kind of program.
+type kind struct{ content, mode, who string }
+
 // sample is one move: the longest wait of the client, and from the command to its end.
 type sample struct{ pause, total time.Duration }
 
@@ -42,25 +53,19 @@ func TestBench(t *testing.T) {
 	}
 	b := newBench(t)
 	began, load := time.Now(), loadAverage()
-	samples := map[string][]sample{}
+	samples := map[kind][]sample{}
 	for round := range 1 + benchRounds {
-		for _, mode := range []string{"stop", "pre"} {
-			whos := []string{"runc", "zap"}
-			if round%2 == 1 {
-				slices.Reverse(whos)
-			}
-			for _, who := range whos {
-				name := fmt.Sprintf("%s %s %d", who, mode, round)
-				ok := t.Run(name, func(t *testing.T) {
-					s := b.move(t, who, mode)
-					t.Logf("pause %v, total %v", s.pause.Round(time.Millisecond), s.total.Round(time.Millisecond))
-					if round > 0 { // the first brings zap's layer over, and both programs' own into memory
-						samples[who+mode] = append(samples[who+mode], s)
-					}
-				})
-				if !ok {
-					t.Fatalf("%s did not go through", name)
+		for _, k := range kinds(round%2 == 1) {
+			name := fmt.Sprintf("%s %s %s %d", k.who, k.mode, k.content, round)
+			ok := t.Run(name, func(t *testing.T) {
+				s := b.move(t, k)
+				t.Logf("pause %v, total %v", s.pause.Round(time.Millisecond), s.total.Round(time.Millisecond))
+				if round > 0 { // the first brings zap's layer over, and both programs' own into memory
+					samples[k] = append(samples[k], s)
 				}
+			})
+			if !ok {
+				t.Fatalf("%s did not go through", name)
 			}
 		}
 	}
@@ -69,6 +74,22 @@ func TestBench(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// kinds lists all kinds of moves, the two who are compared behind each other.
+func kinds(zapFirst bool) (all []kind) {
+	whos := []string{"runc", "zap"}
+	if zapFirst {
+		slices.Reverse(whos)
+	}
+	for _, c := range contents {
+		for _, mode := range benchModes {
+			for _, who := range whos {
+				all = append(all, kind{c.name, mode, who})
+			}
+		}
+	}
+	return all
 }
 
 func newBench(t *testing.T) *bench {
@@ -91,18 +112,19 @@ func newBench(t *testing.T) *bench {
 }
 
 // move starts a program on the source, moves it, and removes it.
-func (b *bench) move(t *testing.T, who, mode string) sample {
+func (b *bench) move(t *testing.T, k kind) sample {
 	t.Helper()
 	b.number++
+	i := slices.IndexFunc(contents, func(c struct{ name, flag, text string }) bool { return c.name == k.content })
 	pod := e2e.Pod{
-		Name: fmt.Sprintf("%s-%d", who, b.number), Number: byte(b.number), Rootfs: b.rootfs,
-		Args: []string{"/bin/teller", "-ballast", fmt.Sprint(benchBallast), "-dirty", fmt.Sprint(benchDirty)},
+		Name: fmt.Sprintf("%s-%d", k.who, b.number), Number: byte(b.number), Rootfs: b.rootfs,
+		Args: []string{"/bin/teller", "-ballast", fmt.Sprint(benchBallast), "-dirty", fmt.Sprint(benchDirty), contents[i].flag},
 	}
 	move := b.byZap
-	if who == "runc" {
+	if k.who == "runc" {
 		move = b.byHand
 	}
-	return move(t, pod, mode)
+	return move(t, pod, k.mode)
 }
 
 func (b *bench) byZap(t *testing.T, pod e2e.Pod, mode string) sample {
@@ -180,7 +202,7 @@ func (b *bench) measure(t *testing.T, pod e2e.Pod, move func()) sample {
 }
 
 // report is the page with the result.
-func (b *bench) report(began time.Time, load string, samples map[string][]sample) string {
+func (b *bench) report(began time.Time, load string, samples map[kind][]sample) string {
 	var text strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&text, format, args...) }
 	version := func(m *Machine, argv ...string) string {
@@ -199,19 +221,29 @@ func (b *bench) report(began time.Time, load string, samples map[string][]sample
 	say("*By hand* is [byhand.sh](../e2e/vm/testdata/byhand.sh): `runc checkpoint`, images on tmpfs, tar over plain TCP, `runc restore`; in `pre` two pre-dumps go first. ")
 	say("Both begin\nwith nothing on the target but the root file system, and end with nothing left on the source. By hand has the advantage that nothing is ")
 	say("encrypted, and that the target's script\nwaits already, with no ssh in the way. The machines are slow, so only the ratios mean anything.\n\n")
-	say("| mode | | the client's longest wait, ms | total, ms |\n|---|---|---:|---:|\n")
-	for _, mode := range []string{"stop", "pre"} {
-		var pause, total [2]time.Duration
-		for i, who := range []string{"runc", "zap"} {
-			all := samples[who+mode]
-			var cells [2]string
-			cells[0], pause[i] = spread(all, func(s sample) time.Duration { return s.pause })
-			cells[1], total[i] = spread(all, func(s sample) time.Duration { return s.total })
-			say("| %s | %s | %s | %s |\n", mode, map[string]string{"runc": "by hand", "zap": "zap"}[who], cells[0], cells[1])
+	for _, c := range contents {
+		say("## %s\n\n", c.text)
+		say("| mode | | the client's longest wait, ms | total, ms |\n|---|---|---:|---:|\n")
+		for _, mode := range benchModes {
+			text.WriteString(rows(mode, samples[kind{c.name, mode, "runc"}], samples[kind{c.name, mode, "zap"}]))
 		}
-		p, q := float64(pause[1])/float64(pause[0]), float64(total[1])/float64(total[0])
-		say("| | **zap / by hand** | **%.2f**, %s | **%.2f**, %s |\n", p, reached(p, 1.0/3, "1/3"), q, reached(q, 1.0/2, "1/2"))
+		say("\n")
 	}
+	return strings.TrimSuffix(text.String(), "\n")
+}
+
+// rows are the lines of a table about one mode.
+func rows(mode string, hand, zap []sample) string {
+	var text strings.Builder
+	var pause, total [2]time.Duration
+	for i, all := range [][]sample{hand, zap} {
+		var cells [2]string
+		cells[0], pause[i] = spread(all, func(s sample) time.Duration { return s.pause })
+		cells[1], total[i] = spread(all, func(s sample) time.Duration { return s.total })
+		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", mode, []string{"by hand", "zap"}[i], cells[0], cells[1])
+	}
+	p, q := float64(pause[1])/float64(pause[0]), float64(total[1])/float64(total[0])
+	fmt.Fprintf(&text, "| | **zap / by hand** | **%.2f**, %s | **%.2f**, %s |\n", p, reached(p, 1.0/3, "1/3"), q, reached(q, 1.0/2, "1/2"))
 	return text.String()
 }
 

@@ -23,7 +23,9 @@ const (
 const (
 	packMin    = 1 << 10  // smaller payloads are never compressed
 	packSample = 64 << 10 // how much of a frame is tried
-	packEvery  = 16 << 20 // a trial is made once in so many bytes
+	packEvery  = 16 << 20 // a trial is made once in so many bytes,
+	packSoon   = 4 << 20  // the first ones after so many: a busy moment may have spoiled them,
+	packTrials = 4        // that is how many are
 	packFirst  = 4 << 20  // the link's rate is first taken over so many bytes,
 	packWindow = 16 << 20 // then over so many
 	packProbe  = 4 << 20  // while compressing, so much is sent raw to measure the link again,
@@ -49,7 +51,8 @@ type packer struct {
 	ratio float64 // its output by its input
 	pays  bool
 
-	untried int64         // bytes since the last sample
+	trials  int           // samples so far
+	untried int64         // bytes since the last
 	sent    int64         // bytes sent raw since the link's rate was last taken,
 	took    time.Duration // and their time
 	packed  int64         // bytes compressed since the last probe
@@ -104,10 +107,13 @@ func (k *packer) worth(p []byte) bool {
 		return false
 	}
 	k.untried += int64(len(p))
-	if k.untried >= packEvery {
+	if k.trials == 0 || k.untried >= packEvery || k.trials < packTrials && k.untried >= packSoon {
 		k.untried = 0
 		sample := p[len(p)/2:]
 		sample = sample[:min(len(sample), packSample)]
+		if k.trials++; k.trials == 1 {
+			k.out = k.enc.EncodeAll(sample, k.out[:0]) // the first time takes several times as long
+		}
 		began := time.Now()
 		k.out = k.enc.EncodeAll(sample, k.out[:0])
 		k.ratio = float64(len(k.out)) / float64(len(sample))

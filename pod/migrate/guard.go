@@ -6,7 +6,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // guard is a process that waits for the coordinator of a move: if that dies in
@@ -34,8 +37,13 @@ func startGuard(root, name string) (*guard, error) {
 		w.Close()
 		return nil, fmt.Errorf("start guard: %w", err)
 	}
+	// Its own start is nobody's hurry: what the move does goes first.
+	_ = unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, guardNice)
 	return &guard{cmd: cmd, pipe: w}, nil
 }
+
+// guardNice is the nice value of a guard that waits (setpriority(2)).
+const guardNice = 19
 
 // release tells the guard that the move is over and waits for its end.
 func (g *guard) release() error {
@@ -57,9 +65,17 @@ func (g *guard) close() {
 }
 
 // AwaitCoordinator is the guard's wait. It reports whether the coordinator
-// died and the guard has to take over.
+// died and the guard has to take over, which then is urgent.
 func AwaitCoordinator(pipe *os.File) bool {
 	var b [1]byte
-	_, err := io.ReadFull(pipe, b[:])
-	return err != nil
+	if _, err := io.ReadFull(pipe, b[:]); err == nil {
+		return false
+	}
+	threads, _ := os.ReadDir("/proc/self/task")
+	for _, t := range threads {
+		if id, err := strconv.Atoi(t.Name()); err == nil {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, id, 0) // else it is slower
+		}
+	}
+	return true
 }

@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"log"
@@ -20,13 +21,14 @@ import (
 func main() {
 	ballast := flag.Int("ballast", 0, "`MiB` of memory to hold")
 	dirty := flag.Int("dirty", 0, "`pages` of it to write to in a second")
+	numbers := flag.Bool("numbers", false, "have a number in each page of it instead of noise, which does not compress")
 	flag.Parse()
 	if flag.Arg(0) == "now" {
 		fmt.Println(situation())
 		return
 	}
 	if *ballast > 0 {
-		hold(*ballast<<20, *dirty)
+		hold(*ballast<<20, *dirty, *numbers)
 	}
 	memory, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -55,16 +57,19 @@ func main() {
 	}
 }
 
-// hold fills memory with bytes that don't compress, and then changes it from a thread of its own.
-func hold(size, dirty int) {
+// hold fills memory, and then changes it from a thread of its own.
+func hold(size, dirty int, numbers bool) {
 	const page = 4096
 	memory, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		log.Fatal(err)
 	}
 	noise := rand.NewChaCha8([32]byte{1})
-	if _, err := noise.Read(memory); err != nil {
-		log.Fatal(err)
+	if !numbers {
+		_, _ = noise.Read(memory) // it never fails
+	}
+	for at := 0; at < size; at += page {
+		binary.LittleEndian.PutUint64(memory[at:], uint64(at)+1)
 	}
 	if dirty == 0 {
 		return
