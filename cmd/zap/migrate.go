@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -135,6 +136,7 @@ func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address 
 	if err != nil {
 		return err
 	}
+	debug.SetGCPercent(coordinatorGC)
 	return f.move(ctx, g, newProgress(f.format, os.Stdout, os.Stderr), options, client, name)
 }
 
@@ -162,6 +164,10 @@ func (f *migrateFlags) move(ctx context.Context, g *globals, show *progress, opt
 	})
 	return show.finished(name, options.Peer, result, err)
 }
+
+// coordinatorGC is the collector's target in percent (runtime/debug.SetGCPercent): a coordinator holds a few megabytes, lives for one move, and
+// should not look through them while a pod stands still.
+const coordinatorGC = 400
 
 // moveTries is how often a pod is tried to be moved that was in a passing state
 // just then in which CRIU can't dump it.

@@ -26,8 +26,8 @@ const (
 	packEvery  = 16 << 20 // a trial is made once in so many bytes,
 	packSoon   = 4 << 20  // the first ones after so many: a busy moment may have spoiled them,
 	packTrials = 4        // that is how many are
-	packFirst  = 4 << 20  // the link's rate is first taken over so many bytes,
-	packWindow = 16 << 20 // then over so many
+	packFirst  = 1 << 20  // the link's rate is first taken over so many bytes, then over four times as many, as sockets hold some of them
+	packWindow = 16 << 20 // and then over so many
 	packProbe  = 4 << 20  // while compressing, so much is sent raw to measure the link again,
 	packAgain  = 64 << 20 // at first after so many bytes, then after twice as many each time that it changes nothing,
 	packRarely = 1 << 30  // up to this
@@ -53,7 +53,8 @@ type packer struct {
 
 	trials  int           // samples so far
 	untried int64         // bytes since the last
-	sent    int64         // bytes sent raw since the link's rate was last taken,
+	rates   int           // how often the link's rate was taken, at most 8
+	sent    int64         // bytes sent raw since it was last,
 	took    time.Duration // and their time
 	packed  int64         // bytes compressed since the last probe
 	again   int64         // bytes to compress before the next
@@ -147,9 +148,10 @@ func (k *packer) wrote(n int, took time.Duration, packed bool) {
 	k.sent += int64(n)
 	k.took += took
 	switch {
-	case k.link == 0 && k.sent < packFirst, k.link != 0 && k.sent < packWindow && !k.pays, k.pays && k.sent < packProbe:
+	case !k.pays && k.sent < min(int64(packFirst)<<(2*k.rates), packWindow), k.pays && k.sent < packProbe:
 		return
 	}
+	k.rates = min(k.rates+1, 8)
 	rate := float64(k.sent) / max(k.took.Seconds(), 1e-9)
 	k.sent, k.took = 0, 0
 	if k.link != 0 && !k.pays {

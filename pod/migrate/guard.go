@@ -1,7 +1,6 @@
 package migrate
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -45,7 +44,8 @@ func startGuard(root, name string) (*guard, error) {
 // guardNice is the nice value of a guard that waits (setpriority(2)).
 const guardNice = 19
 
-// release tells the guard that the move is over and waits for its end.
+// release tells the guard that the move is over and waits for its end, which is
+// helped along: it has the time of nobody else.
 func (g *guard) release() error {
 	if g == nil || g.pipe == nil {
 		return nil
@@ -53,7 +53,9 @@ func (g *guard) release() error {
 	_, err := g.pipe.Write([]byte{1})
 	g.pipe.Close()
 	g.pipe = nil
-	return errors.Join(err, g.cmd.Wait())
+	_ = g.cmd.Process.Kill()
+	_ = g.cmd.Wait()
+	return err
 }
 
 // close leaves the guard to its work: it takes over now.
