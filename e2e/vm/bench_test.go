@@ -217,7 +217,8 @@ func (b *bench) report(began time.Time, load string, samples map[kind][]sample) 
 		strings.TrimPrefix(version(b.source, "/usr/local/lib/zap/criu/sbin/criu", "--version"), "Version: "))
 	say("A program with %d MiB of memory, which writes to %d pages of that in every second, goes from one machine to the other, %d times each way of moving it, in turns. ",
 		benchBallast, benchDirty, benchRounds)
-	say("A client\noutside asks it on one TCP connection all the time and checks every answer. Medians; the least and the most in brackets.\n\n")
+	say("A client\noutside asks it on one TCP connection all the time and checks every answer. Medians; the least and the most in brackets. ")
+	say("The two are\ncompared in pairs, a move by hand with the move by zap beside it, for the machine that emulates is not equally fast all the time.\n\n")
 	say("*By hand* is [byhand.sh](../e2e/vm/testdata/byhand.sh): `runc checkpoint`, images on tmpfs, tar over plain TCP, `runc restore`; in `pre` two pre-dumps go first. ")
 	say("Both begin\nwith nothing on the target but the root file system, and end with nothing left on the source. By hand has the advantage that nothing is ")
 	say("encrypted, and that the target's script\nwaits already, with no ssh in the way. The machines are slow, so only the ratios mean anything.\n\n")
@@ -235,27 +236,42 @@ func (b *bench) report(began time.Time, load string, samples map[kind][]sample) 
 // rows are the lines of a table about one mode.
 func rows(mode string, hand, zap []sample) string {
 	var text strings.Builder
-	var pause, total [2]time.Duration
+	pause, total := func(s sample) float64 { return 1000 * s.pause.Seconds() }, func(s sample) float64 { return 1000 * s.total.Seconds() }
 	for i, all := range [][]sample{hand, zap} {
-		var cells [2]string
-		cells[0], pause[i] = spread(all, func(s sample) time.Duration { return s.pause })
-		cells[1], total[i] = spread(all, func(s sample) time.Duration { return s.total })
-		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", mode, []string{"by hand", "zap"}[i], cells[0], cells[1])
+		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", mode, []string{"by hand", "zap"}[i], spreadOf(all, pause).format("%.0f"), spreadOf(all, total).format("%.0f"))
 	}
-	p, q := float64(pause[1])/float64(pause[0]), float64(total[1])/float64(total[0])
-	fmt.Fprintf(&text, "| | **zap / by hand** | **%.2f**, %s | **%.2f**, %s |\n", p, reached(p, 1.0/3, "1/3"), q, reached(q, 1.0/2, "1/2"))
+	p, q := ratios(hand, zap, pause), ratios(hand, zap, total)
+	fmt.Fprintf(&text, "| | **zap / by hand** | **%s**, %s | **%s**, %s |\n", p.format("%.2f"), reached(p.median, 1.0/3, "1/3"), q.format("%.2f"), reached(q.median, 1.0/2, "1/2"))
 	return text.String()
 }
 
-// spread is the median of a figure, with its least and its most.
-func spread(all []sample, figure func(sample) time.Duration) (cell string, median time.Duration) {
-	var values []time.Duration
+// spread is a median, and the least and the most of what it is of.
+type spread struct{ median, least, most float64 }
+
+func newSpread(values []float64) spread {
+	slices.Sort(values)
+	return spread{values[len(values)/2], values[0], values[len(values)-1]}
+}
+
+func (s spread) format(number string) string {
+	return fmt.Sprintf(number+" ("+number+"-"+number+")", s.median, s.least, s.most)
+}
+
+func spreadOf(all []sample, figure func(sample) float64) spread {
+	var values []float64
 	for _, s := range all {
 		values = append(values, figure(s))
 	}
-	slices.Sort(values)
-	median = values[len(values)/2]
-	return fmt.Sprintf("%d (%d-%d)", median.Milliseconds(), values[0].Milliseconds(), values[len(values)-1].Milliseconds()), median
+	return newSpread(values)
+}
+
+// ratios compares two ways of moving, round by round.
+func ratios(hand, zap []sample, figure func(sample) float64) spread {
+	var values []float64
+	for i := range hand {
+		values = append(values, figure(zap[i])/figure(hand[i]))
+	}
+	return newSpread(values)
 }
 
 func reached(got, target float64, words string) string {
