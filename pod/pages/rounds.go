@@ -195,9 +195,9 @@ type look struct {
 // found by the next visit.
 func (r *Rounds) held(ctx context.Context, first bool) (all []*look, err error) {
 	if r.Tracked {
-		release, err := r.Hold(ctx)
-		if err != nil {
-			return nil, err
+		release, stopped := r.Hold(ctx)
+		if stopped != nil {
+			return nil, stopped
 		}
 		defer func() { err = errors.Join(err, release()) }()
 	}

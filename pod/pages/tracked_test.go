@@ -109,3 +109,18 @@ func readFile(t *testing.T, path string) string {
 	}
 	return string(data)
 }
+
+// TestHoldFails wants rounds to end with what went wrong with the processes: stopping them, or letting them run again.
+func TestHoldFails(t *testing.T) {
+	stuck := errors.New("stuck")
+	for name, hold := range map[string]func(context.Context) (func() error, error){
+		"stop":    func(context.Context) (func() error, error) { return nil, stuck },
+		"release": func(context.Context) (func() error, error) { return func() error { return stuck }, nil },
+	} {
+		source, target := connPair(t)
+		_, err := ahead(t, t.Context(), source, target, tmpfsDir(t), &pages.Rounds{Processes: own, Tracked: true, Hold: hold, Again: forRounds(1)})
+		if !errors.Is(err, stuck) {
+			t.Errorf("%s: ended with %v", name, err)
+		}
+	}
+}
