@@ -35,6 +35,7 @@ type Spec struct {
 	Criu    string   // the suite that CRIU is from: CriuStable, CriuTesting (the default) or CriuUpcoming
 	Without []string // modules that are not loaded
 	Memory  int      // MiB, 1024 by default
+	Code    int      // MiB for code that was translated, 128 by default
 }
 
 // Machine is a virtual machine and a host of the laboratory.
@@ -177,7 +178,7 @@ func (m *Machine) commandLine() (args, env []string, err error) {
 	if err := m.lab.initrd(s.Kernel, m.path("initrd")); err != nil {
 		return nil, nil, err
 	}
-	accel, err := accelerator(s.CPU)
+	accel, err := accelerator(s.CPU, s.Code)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -43,14 +43,14 @@ func (q *qemu) command() (args, env []string) {
 	}
 }
 
-// accelerator is what runs the guests' instructions, and the processor they see.
-func accelerator(cpu string) ([]string, error) {
+// accelerator is what runs the guests' instructions, and the processor they see. Code that was translated is kept in so many MiB.
+func accelerator(cpu string, translated int) ([]string, error) {
 	switch how := os.Getenv("ZAP_VM_ACCEL"); how {
 	case "", "tcg":
 		if cpu == "" {
 			cpu = "Nehalem"
 		}
-		return []string{"-accel", "tcg,thread=multi,tb-size=128", "-cpu", cpu}, nil
+		return []string{"-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", cmp.Or(translated, 128)), "-cpu", cpu}, nil
 	case "kvm":
 		if cpu == "" {
 			cpu = "host"
