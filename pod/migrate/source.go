@@ -63,7 +63,6 @@ type Source struct {
 	files   *files
 	found   []spec.Blocker // in the pod, before it was looked at by preflight
 
-	tracked bool // the kernel knows what was written to since the last round
 	stopped bool // a process of the pod is stopped, and the freezer is a v1 one
 	frozen  time.Time
 	result  Result

@@ -126,24 +126,24 @@ func (m *memory) private(s span, dirty bool, found func(span) error) error {
 	return nil
 }
 
-// forget has the kernel track from now on what a process writes to (soft-dirty bits, proc_pid_clear_refs(5)).
-func forget(pid int) error {
-	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("4"), 0)
+// forget has the kernel track from now on what the process writes to (soft-dirty bits, proc_pid_clear_refs(5)).
+func (m *memory) forget() error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.pid), []byte("4"), 0)
 }
 
-// readMemory copies the memory of the spans into b, one after the other, and returns how much it got: less when a page went away meanwhile.
-func readMemory(pid int, b []byte, spans []unix.RemoteIovec) (int, error) {
+// read copies the memory of the spans into b, one after the other, and returns how much it got: less when a page went away meanwhile.
+func (m *memory) read(b []byte, spans []unix.RemoteIovec) (int, error) {
 	local := []unix.Iovec{{Base: &b[0]}}
 	local[0].SetLen(len(b))
 	for {
-		n, err := unix.ProcessVMReadv(pid, local, spans, 0)
+		n, err := unix.ProcessVMReadv(m.pid, local, spans, 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.EFAULT):
 			return 0, nil
 		case err != nil:
-			return 0, fmt.Errorf("read memory of process %d: %w", pid, err)
+			return 0, fmt.Errorf("read memory of process %d: %w", m.pid, err)
 		}
 		return n / int(pageSize) * int(pageSize), nil
 	}

@@ -9,8 +9,6 @@ import (
 //
 // The hash is seeded at random, so a program can't aim at two contents with the same one; that a page that did change has its old hash by
 // chance is as likely as guessing a 64-bit number.
-//
-// Where the kernel tracks what a process writes to, no page is hashed: that the target has a page is all that is remembered.
 type Shadow struct {
 	seed   maphash.Seed
 	images map[uint64]*shadowImage // by destination, as CRIU's page server protocol has it
@@ -26,36 +24,11 @@ func (s *Shadow) image(destination uint64) *shadowImage {
 	return s.images[destination]
 }
 
-// Tracked says whether the kernel has tracked what is written to the memory of which the target has some.
-func (s *Shadow) Tracked() bool {
-	for _, m := range s.images {
-		if m.process != nil {
-			return true
-		}
-	}
-	return false
-}
-
-// close releases what it holds of processes.
-func (s *Shadow) close() {
-	if s == nil {
-		return
-	}
-	for _, m := range s.images {
-		m.process.close()
-		m.process = nil
-	}
-}
-
 // shadowImage is the part of one address space.
 type shadowImage struct {
-	seed    maphash.Seed
-	chunks  map[uint64]*[chunkPages]uint64
-	process *tracked // nil if hashes tell what has changed
+	seed   maphash.Seed
+	chunks map[uint64]*[chunkPages]uint64
 }
-
-// sent stands for a page of a tracked process that the target has.
-const sent = 1
 
 // chunkPages is how many pages share one entry of the map.
 const chunkPages = 512
@@ -63,32 +36,15 @@ const chunkPages = 512
 // hash is never 0, which stands for a page that the target does not have.
 func (m *shadowImage) hash(page []byte) uint64 { return max(maphash.Bytes(m.seed, page), 1) }
 
-// has says whether the target holds this content of the page at an address. Of a tracked process CRIU sends only what has changed.
+// has says whether the target holds this content of the page at an address.
 func (m *shadowImage) has(address uint64, page []byte) bool {
-	if m.process != nil {
+	n := address / pageSize
+	chunk := m.chunks[n/chunkPages]
+	if chunk == nil {
 		return false
 	}
-	was := m.at(address)
+	was := chunk[n%chunkPages]
 	return was != 0 && was == m.hash(page)
-}
-
-// at is what is noted of the page at an address: 0 if the target does not have it.
-func (m *shadowImage) at(address uint64) uint64 {
-	n := address / pageSize
-	if chunk := m.chunks[n/chunkPages]; chunk != nil {
-		return chunk[n%chunkPages]
-	}
-	return 0
-}
-
-// lose forgets the pages of a span: what the target has of them is of old.
-func (m *shadowImage) lose(s span) {
-	for ; s.from < s.to; s.from += pageSize {
-		n := s.from / pageSize
-		if chunk := m.chunks[n/chunkPages]; chunk != nil {
-			chunk[n%chunkPages] = 0
-		}
-	}
 }
 
 // renew notes the content of the page at an address and says whether it is news.
@@ -98,10 +54,6 @@ func (m *shadowImage) renew(address uint64, page []byte) bool {
 	if chunk == nil {
 		chunk = new([chunkPages]uint64)
 		m.chunks[n/chunkPages] = chunk
-	}
-	if m.process != nil { // it was written to
-		chunk[n%chunkPages] = sent
-		return true
 	}
 	now := m.hash(page)
 	was := chunk[n%chunkPages]
