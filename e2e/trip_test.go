@@ -13,7 +13,7 @@ import (
 
 // caches is what zap may leave on a host for the next time, by the beginning of the path below --root: CRIU's probe of the
 // kernel, lower layers, which are sent once, and the logs of a CRIU that has failed.
-var caches = []string{"file: .criu", "file: layers", "file: .failed"}
+var caches = []string{"file: .criu", "file: .network", "file: layers", "file: .failed"}
 
 // trip is a lab in which both hosts take pods in, with a client, and what the hosts had before the first pod.
 type trip struct {

@@ -296,13 +296,18 @@ func TestCloneEqualJSON(t *testing.T) {
 func TestChangedSysctls(t *testing.T) {
 	have := map[string]string{
 		"net.core.somaxconn": "99", "net.ipv4.tcp_sack": "1", "net.ipv4.conf.eth0.forwarding": "1", "net.ipv4.conf.default.forwarding": "0",
-		"net.ipv4.conf.eth0.rp_filter": "2", "net.ipv4.conf.default.rp_filter": "2", "net.unknown.x": "3",
+		"net.ipv4.conf.eth0.rp_filter": "2", "net.ipv4.conf.default.rp_filter": "2", "net.ipv4.neigh.eth0.locktime": "5", "net.ipv4.neigh.eth0.app_solicit": "0",
 	}
 	fresh := map[string]string{
 		"net.core.somaxconn": "4096", "net.ipv4.tcp_sack": "1", "net.ipv4.conf.default.forwarding": "0", "net.ipv4.conf.default.rp_filter": "0",
+		"net.ipv4.neigh.lo.locktime": "100", "net.ipv4.neigh.lo.app_solicit": "0",
 	}
-	got := fmt.Sprint(changedSysctls(have, fresh, "eth0"))
-	if want := "map[net.core.somaxconn:99 net.ipv4.conf.default.rp_filter:2 net.ipv4.conf.eth0.forwarding:1]"; got != want {
-		t.Errorf("got %s, want %s", got, want)
+	const want = "map[net.core.somaxconn:99 net.ipv4.conf.default.rp_filter:2 net.ipv4.conf.eth0.forwarding:1 net.ipv4.neigh.eth0.locktime:5]"
+	if got, strange := changedSysctls(have, fresh, "eth0"); fmt.Sprint(got) != want || strange {
+		t.Errorf("got %v, %v, want %s", got, strange, want)
+	}
+	have["net.unknown.x"] = "3"
+	if got, strange := changedSysctls(have, fresh, "eth0"); fmt.Sprint(got) != want || !strange {
+		t.Errorf("with one that is not known: got %v, %v, want %s", got, strange, want)
 	}
 }

@@ -26,7 +26,7 @@ func (e *UnfitError) Error() string { return fmt.Sprintf("link %s %s", e.Link, e
 // Discover looks at a namespace that somebody else has set up, as a container engine does, and returns what connects it: one veth pair
 // with its host's end in a bridge, and all that Snapshot tells. The result is nil when there is nothing but loopback; an *UnfitError
 // says what is not of that kind. What Network knows of its configuration does not change.
-func Discover(ctx context.Context, n *Network) (*Config, error) {
+func Discover(ctx context.Context, n *Network, fresh Fresh) (*Config, error) {
 	n.mu.Lock()
 	cfg, err := n.discover()
 	n.mu.Unlock()
@@ -36,7 +36,7 @@ func Discover(ctx context.Context, n *Network) (*Config, error) {
 	if cfg == nil {
 		return nil, nil
 	}
-	now, err := Snapshot(ctx, n, *cfg)
+	now, err := Snapshot(ctx, n, *cfg, fresh)
 	if err != nil {
 		return nil, fmt.Errorf("look at the pod's network: %w", err)
 	}

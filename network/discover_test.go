@@ -39,11 +39,11 @@ func TestDiscover(t *testing.T) {
 	if err := n.pod.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "idle0", TxQLen: -1}}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Discover(t.Context(), stranger(t, l.hostA, n))
+	got, err := Discover(t.Context(), stranger(t, l.hostA, n), Fresh{})
 	if err != nil || got == nil {
 		t.Fatal(got, err)
 	}
-	want, err = Snapshot(t.Context(), n, want)
+	want, err = Snapshot(t.Context(), n, want, Fresh{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestDiscover(t *testing.T) {
 		t.Errorf("found\n%+v\nnot\n%+v", *got, want)
 	}
 	empty := l.network(l.hostA)
-	if got, err := Discover(t.Context(), stranger(t, l.hostA, empty)); got != nil || err != nil {
+	if got, err := Discover(t.Context(), stranger(t, l.hostA, empty), Fresh{}); got != nil || err != nil {
 		t.Errorf("a namespace with loopback only has %+v, %v", got, err)
 	}
 }
@@ -96,7 +96,7 @@ func TestDiscoverUnfit(t *testing.T) {
 			defer n.Remove(t.Context())
 			c.change(t, n)
 			var unfit *UnfitError
-			got, err := Discover(t.Context(), stranger(t, l.hostA, n))
+			got, err := Discover(t.Context(), stranger(t, l.hostA, n), Fresh{})
 			if got != nil || !errors.As(err, &unfit) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("found %+v, %v; want %q", got, err, c.want)
 			}

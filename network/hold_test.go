@@ -195,7 +195,7 @@ func TestMoveLosesNothing(t *testing.T) {
 	if got := receive(t, inA, patience); got != "warm" {
 		t.Fatal(got)
 	}
-	snap, err := Snapshot(t.Context(), a, c)
+	snap, err := Snapshot(t.Context(), a, c, Fresh{})
 	if err != nil {
 		t.Fatal(err)
 	}

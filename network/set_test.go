@@ -220,7 +220,7 @@ func TestSetAppliesTheDifference(t *testing.T) {
 	if n.podLink != index {
 		t.Error("the link was made again on the way back")
 	}
-	snap, err := Snapshot(t.Context(), n, podConfig("zapA"))
+	snap, err := Snapshot(t.Context(), n, podConfig("zapA"), Fresh{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,9 +236,9 @@ func TestSnapshotTravels(t *testing.T) {
 	c.MTU = 1450
 	c.Routes = []Route{{Destination: prefix("10.9.0.0/16"), Gateway: addr("10.77.0.2"), Metric: 5}, {Destination: prefix("::/0"), Gateway: addr("fe80::1"), Metric: 77}}
 	c.Neighbours = []Neighbour{{Address: addr("10.77.0.2"), MAC: "02:00:00:00:00:02"}, {Address: addr("fd77::3"), MAC: "02:00:00:00:00:03", Permanent: true}}
-	c.Sysctls = map[string]string{"net.ipv4.tcp_wmem": "4096 20000 300000", "net.ipv4.conf.eth0.rp_filter": "2", "net.core.somaxconn": "7"}
+	c.Sysctls = map[string]string{"net.ipv4.tcp_wmem": "4096 20000 300000", "net.ipv4.conf.eth0.rp_filter": "2", "net.core.somaxconn": "7", "net.ipv4.neigh.eth0.gc_stale_time": "61"}
 	mustSet(t, a, c)
-	snap, err := Snapshot(t.Context(), a, podConfig("zapA"))
+	snap, err := Snapshot(t.Context(), a, podConfig("zapA"), Fresh{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func TestSnapshotTravels(t *testing.T) {
 	b := l.network(l.hostB)
 	snap.HostLink = "zapB"
 	mustSet(t, b, snap)
-	there, err := Snapshot(t.Context(), b, Config{Bridge: "br0", HostLink: "zapB"})
+	there, err := Snapshot(t.Context(), b, Config{Bridge: "br0", HostLink: "zapB"}, Fresh{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,14 +15,14 @@ import (
 // Snapshot returns what travels: cfg with the addresses, routes, neighbours and sysctls that the
 // namespace has now. HostLink and Bridge, which are the host's, are cfg's own. Of the sysctls it
 // takes those that differ from a fresh namespace's, which takes a few milliseconds.
-func Snapshot(ctx context.Context, n *Network, cfg Config) (Config, error) {
+func Snapshot(ctx context.Context, n *Network, cfg Config, fresh Fresh) (Config, error) {
 	c, err := Refresh(ctx, n, cfg)
 	if err != nil {
 		return c, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c.Sysctls, err = n.sysctls(c.link())
+	c.Sysctls, err = n.sysctls(c.link(), fresh)
 	return c, err
 }
 
@@ -58,16 +58,12 @@ func Refresh(ctx context.Context, n *Network, cfg Config) (Config, error) {
 	return c, nil
 }
 
-func (n *Network) sysctls(link string) (map[string]string, error) {
-	fresh, err := freshSysctls()
-	if err != nil {
-		return nil, err
-	}
+func (n *Network) sysctls(link string, fresh Fresh) (map[string]string, error) {
 	var have map[string]string
 	if err := inside(n.ns, func() error { have = walkSysctls(link); return nil }); err != nil {
 		return nil, err
 	}
-	return changedSysctls(have, fresh, link), nil
+	return fresh.changed(have, link)
 }
 
 // entries are what is configured on the pod's link.

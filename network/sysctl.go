@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -170,38 +169,4 @@ func (w *sysctlWalk) file(d *os.File, name, prefix string) {
 		return // some exist without a value, and none is as long: nothing that could be carried
 	}
 	w.found[prefix+sysctlComponent(name)] = strings.Join(strings.Fields(string(w.buf[:n])), " ")
-}
-
-// freshSysctls are the settings of a namespace in which nobody changed anything but what New does,
-// read once.
-var freshSysctls = sync.OnceValues(func() (map[string]string, error) {
-	var fresh map[string]string
-	err := onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("unshare network namespace: %w", err)
-		}
-		if err := quietSysctl(mptcpPath, "0"); err != nil {
-			return err
-		}
-		fresh = walkSysctls("lo")
-		return nil
-	})
-	return fresh, err
-})
-
-// changedSysctls returns those of have that a fresh namespace would not have; a link's are compared
-// with the namespace's defaults.
-func changedSysctls(have, fresh map[string]string, link string) map[string]string {
-	changed := make(map[string]string)
-	own, def := "."+sysctlComponent(link)+".", ".default."
-	for name, value := range have {
-		base, ok := fresh[name]
-		if !ok && strings.Contains(name, own) {
-			base, ok = have[strings.Replace(name, own, def, 1)]
-		}
-		if ok && base != value {
-			changed[name] = value
-		}
-	}
-	return changed
 }

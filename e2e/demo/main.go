@@ -109,7 +109,7 @@ func show(t testing.TB) *demo {
 	}
 	alpha.Zap(t, "pod", "rm", "--force", pod.Name)
 	for h, inventory := range before {
-		h.WantSame(t, inventory, "file: .criu", "file: layers")
+		h.WantSame(t, inventory, "file: .criu", "file: .network", "file: layers")
 	}
 	return d
 }

@@ -36,7 +36,7 @@ func leftovers() []string {
 	records, _ := filepath.Glob("/var/lib/zap/*")
 	shims, _ := filepath.Glob("/run/containerd/runc/*/*")
 	for _, path := range slices.Concat(groups, more, theirs, records, shims) {
-		if name := filepath.Base(path); name != "conmon" && name != ".criu" { // what CRIU knows of the kernel is kept
+		if name := filepath.Base(path); name != "conmon" && name != ".criu" && name != ".network" { // what is known of the kernel is kept
 			left = append(left, path)
 		}
 	}

@@ -85,7 +85,7 @@ func (s *Source) openNetwork(ctx context.Context, o *Offer) error {
 	case err != nil:
 		return err
 	case s.Pod.Supervised() && cfg != nil:
-		now, err := network.Snapshot(ctx, net, *cfg)
+		now, err := network.Snapshot(ctx, net, *cfg, freshNetwork(s.Pod))
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -103,7 +104,7 @@ func podNetwork(ctx context.Context, p *pod.Pod) (*network.Network, *network.Con
 	}
 	cfg := p.Record.Network
 	if !p.Supervised() {
-		if cfg, err = network.Discover(ctx, n); err != nil {
+		if cfg, err = network.Discover(ctx, n, freshNetwork(p)); err != nil {
 			return n, nil, err
 		}
 	}
@@ -111,6 +112,11 @@ func podNetwork(ctx context.Context, p *pod.Pod) (*network.Network, *network.Con
 		n.Use(*cfg)
 	}
 	return n, cfg, nil
+}
+
+// freshNetwork is what a host knows of network namespaces that nobody has changed.
+func freshNetwork(p *pod.Pod) network.Fresh {
+	return network.Fresh{File: filepath.Join(filepath.Dir(p.Dir()), ".network", "sysctls.json")}
 }
 
 // endCriu waits for the CRIU of a move to end, and ends it after a second.
