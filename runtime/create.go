@@ -125,6 +125,9 @@ func (r *Runtime) create(ctx context.Context, id string, b *spec.Bundle, o Creat
 		if err := container.save(func(s *State) { s.Status, s.RootMount = specs.StateCreated, c.state.RootMount }); err != nil {
 			return nil, err
 		}
+		if err := c.child.Continue(); err != nil {
+			return nil, c.atInit(err)
+		}
 	}
 	if err := errors.Join(writePidFile(o.PidFile, c.state.Pid), sendPidfd(o.PidfdSocket, c.state.Pid)); err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/runtime/cgroup"
 )
 
@@ -42,14 +43,25 @@ func stuckCreation(t *testing.T, l *ociLab) *exec.Cmd {
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		if cg, err := cgroup.Load(l.spec.Linux.CgroupsPath); err == nil {
-			if pids, err := cg.Procs(); err == nil && len(pids) > 0 {
-				return cmd
+			if pids, err := cg.Procs(); err == nil && len(pids) > 0 && asleep(pids[0]) {
+				return cmd // the process has come as far as it does by itself
 			}
 		}
 		if time.Now().After(end) {
 			t.Fatal("the creation has made no process")
 		}
 	}
+}
+
+// asleep says whether a process waits, and for longer than a moment.
+func asleep(pid int) bool {
+	for range 10 {
+		if state, err := pod.ProcessState(pid); err != nil || state != 'S' {
+			return false
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return true
 }
 
 // TestForceDeletesCgroup kills a creation that has made its cgroup and has not written a state: delete --force removes both the directory and

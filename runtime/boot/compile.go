@@ -75,7 +75,8 @@ type Gate int
 const (
 	// GateNone lets it run at once.
 	GateNone Gate = iota
-	// GateSocket has it accept one connection on the listening socket in slot "gate"; a later failure is reported there.
+	// GateSocket has it wait for Child.Continue, and accept one connection on the listening socket in slot "gate"; a later failure is reported
+	// there. A parent that ends before it let it continue takes it along.
 	GateSocket
 	// GateWord has it wait for Child.Continue.
 	GateWord
@@ -244,6 +245,7 @@ func (c *compiler) gate() {
 		c.do(opAwait)
 	case GateSocket:
 		c.do(opReport)
+		c.do(opAwait) // nobody could find it here as long as it is written down nowhere
 		c.do(unix.SYS_ACCEPT4, c.slot("gate", true), null(), null(), symbol(unix.O_CLOEXEC, namesOpen)).into("starter")
 		c.do(unix.SYS_DUP3, c.reg("starter"), c.slot(slotSync, true), symbol(unix.O_CLOEXEC, namesOpen))
 		c.close("starter")
