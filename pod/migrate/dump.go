@@ -36,9 +36,11 @@ func (s *Source) dump(ctx context.Context) error {
 			go func() { memory <- s.sendMemory(ctx) }()
 			return nil
 		},
-		QueryExternal: func() ([]string, error) {
+		QueryExternal: func() ([]string, error) { // CRIU holds the pod, and has looked at none of its sockets
 			if s.stopped {
 				s.files.startDelta(ctx, s.side) // only now does nothing change any more
+			} else if cause = s.lockNetwork(ctx); cause != nil {
+				return nil, cause
 			}
 			return s.externalFiles()
 		},
@@ -75,7 +77,7 @@ func (s *Source) externalFiles() ([]string, error) {
 }
 
 // freeze stops the pod, cuts it from the network and tells the target that the
-// address is its own now. The clients' pause begins here.
+// address is its own now. The clients' pause begins here. While the target takes the address over, CRIU begins.
 func (s *Source) freeze(ctx context.Context) error {
 	if err := s.journal.Enter(Frozen); err != nil {
 		return err
@@ -97,21 +99,25 @@ func (s *Source) freeze(ctx context.Context) error {
 	}
 	if !s.stopped {
 		s.files.startDelta(ctx, s.side)
+		return nil
 	}
+	if err := s.lockNetwork(ctx); err != nil {
+		return err
+	}
+	return s.cgroup.ThawNow() // CRIU stops the pod itself
+}
+
+// lockNetwork waits until the target holds what comes for the pod, and cuts off the rest: CRIU can look at the sockets.
+func (s *Source) lockNetwork(ctx context.Context) error {
 	if err := s.control.wait(ctx, frameAnnounced); err != nil {
 		return err
 	}
 	s.timings.mark("announced", s.frozen)
-	if s.offer.Network != nil {
-		// For ever, as far as the namespace of an engine goes, which stays when the pod has left.
-		if err := s.net.Lock(ctx); err != nil {
-			return err
-		}
+	if s.offer.Network == nil {
+		return nil
 	}
-	if s.stopped {
-		return s.cgroup.ThawNow() // CRIU stops the pod itself
-	}
-	return nil
+	// For ever, as far as the namespace of an engine goes, which stays when the pod has left.
+	return s.net.Lock(ctx)
 }
 
 // lookForStopped notes whether a process of the pod is stopped, as a job after ^Z.
