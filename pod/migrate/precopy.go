@@ -103,6 +103,7 @@ func (s *Source) preCopy(ctx context.Context) error {
 			return p.again(r)
 		},
 	}
+	s.calm()
 	shadow, err := rounds.Run(ctx, s.bulk)
 	if err != nil {
 		return err

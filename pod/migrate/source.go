@@ -63,7 +63,8 @@ type Source struct {
 	files   *files
 	found   []spec.Blocker // in the pod, before it was looked at by preflight
 
-	stopped bool // a process of the pod is stopped, and the freezer is a v1 one
+	unhurry func() // nil while this process does not hurry
+	stopped bool   // a process of the pod is stopped, and the freezer is a v1 one
 	frozen  time.Time
 	result  Result
 	timings timings
@@ -99,6 +100,8 @@ func (s *Source) together(err error) error {
 func (s *Source) Run(ctx context.Context) (*Result, error) {
 	began := time.Now()
 	defer s.close()
+	s.hurry()
+	defer s.calm()
 	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -202,6 +205,9 @@ func (s *Source) move(ctx context.Context) error {
 	if err := s.journal.Enter(PreCopying); err != nil {
 		return err
 	}
+	if len(s.files.missing) > 0 || s.offer.Manifest.Disk > hurriedFiles {
+		s.calm()
+	}
 	err := s.files.sendLive(ctx, s.bulk, s.progress)
 	if serr := s.awaitSession(); err == nil {
 		err = serr
@@ -212,6 +218,7 @@ func (s *Source) move(ctx context.Context) error {
 	if err := s.preCopy(ctx); err != nil {
 		return err
 	}
+	s.hurry()
 	if err := s.nameWatches(); err != nil {
 		return err
 	}
@@ -224,6 +231,23 @@ func (s *Source) move(ctx context.Context) error {
 		return err
 	}
 	return s.dump(ctx)
+}
+
+// hurriedFiles is up to how many bytes of files are sent in a hurry while the pod runs.
+const hurriedFiles = 16 << 20
+
+// hurry lets the move go before other work of this host: all of it but sending much while the pod runs.
+func (s *Source) hurry() {
+	if s.unhurry == nil {
+		s.unhurry = pod.Hurry()
+	}
+}
+
+func (s *Source) calm() {
+	if s.unhurry != nil {
+		s.unhurry()
+		s.unhurry = nil
+	}
 }
 
 // nameWatches tells CRIU the names of what the pod watches with inotify.
