@@ -260,14 +260,14 @@ func (s *Supervisor) settle(resumed time.Time) {
 	if a.job.Rows > 0 {
 		_ = s.stream.resize(a.job.Rows, a.job.Columns)
 	}
+	// The source removes its files when it hears that the pod runs: what programs
+	// had synced there must not be in this host's cache only. A pod that has a state after a crash has its files.
+	if err := SyncFiles(s.dir); err != nil {
+		s.log.Error("sync files", "pod", s.id, "error", err.Error())
+	}
 	var err error
 	if s.pod, err = a.pending.Commit(); err != nil {
 		s.log.Error("record pod", "pod", s.id, "error", err.Error())
-	}
-	// The source removes its files when it hears that the pod runs: what programs
-	// had synced there must not be in this host's cache only.
-	if err := SyncFiles(s.dir); err != nil {
-		s.log.Error("sync files", "pod", s.id, "error", err.Error())
 	}
 	a.since("settle", resumed)
 	a.say(ArrivalWord{Word: ArrivalRunning, Pid: s.pid, HeldFrames: a.held, Timings: a.timings})

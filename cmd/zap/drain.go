@@ -70,7 +70,7 @@ func (d *drain) run(ctx context.Context, g *globals) error {
 	for range d.parallel {
 		group.Go(func() {
 			for name := range names {
-				d.note(name, d.flags.move(ctx, g, d.progress(name), d.options, d.client, name))
+				d.note(name, d.flags.move(ctx, g, d.progress(name), d.options, d.client, name, nil))
 			}
 		})
 	}

@@ -24,6 +24,7 @@ const (
 	exitRejected   = 3 // the peer or the pod itself has blockers; nothing was frozen
 	exitAborted    = 4 // the move failed and the pod goes on here
 	exitUnresolved = 5 // the pod belongs to the peer, which does not answer yet
+	exitLost       = 6 // the pod died with the peer's machine and is stopped here
 )
 
 const migrateLong = `Move a running pod to a peer: its processes with their pids, memory, open files and
@@ -33,7 +34,8 @@ If anything goes wrong before both hosts have everything in hand, the pod simply
 
 Exit codes: 0 the pod runs on the peer and nothing of it is left here; 1 usage, or nothing was begun;
 3 the peer or the pod has blockers, all of them are printed, nothing was frozen; 4 the move failed and the
-pod goes on here; 5 the pod belongs to the peer, which does not answer: it runs there as soon as it does.`
+pod goes on here; 5 the pod belongs to the peer, which does not answer: it runs there as soon as it does;
+6 the pod was the peer's and died with its machine: it is stopped here, with its files.`
 
 type migrateFlags struct {
 	tls, bandwidth, format, resolve string
@@ -132,16 +134,18 @@ func (f *migrateFlags) options(g *globals, address string) (migrate.Options, *pe
 
 // migratePod moves a pod, or with --check asks whether it could be moved.
 func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address string) error {
+	unhurry := pod.Hurry()
+	defer unhurry()
 	options, client, err := f.options(g, address)
 	if err != nil {
 		return err
 	}
 	debug.SetGCPercent(coordinatorGC)
-	return f.move(ctx, g, newProgress(f.format, os.Stdout, os.Stderr), options, client, name)
+	return f.move(ctx, g, newProgress(f.format, os.Stdout, os.Stderr), options, client, name, unhurry)
 }
 
-// move moves one pod, or with --check asks whether it could be moved, and shows how it went.
-func (f *migrateFlags) move(ctx context.Context, g *globals, show *progress, options migrate.Options, client *peer.Client, name string) error {
+// move moves one pod, or with --check asks whether it could be moved, and shows how it went. The move ends the hurry that the caller began.
+func (f *migrateFlags) move(ctx context.Context, g *globals, show *progress, options migrate.Options, client *peer.Client, name string, unhurry func()) error {
 	rt := runtime.New(g.root, g.log)
 	if err := endEarlier(ctx, g, rt, name); err != nil {
 		return show.finished(name, options.Peer, nil, err)
@@ -160,7 +164,7 @@ func (f *migrateFlags) move(ctx context.Context, g *globals, show *progress, opt
 		return show.checked(name, options.Peer, source.Check(ctx))
 	}
 	result, err := moveWithPatience(ctx, name, options, func(o migrate.Options) *migrate.Source {
-		return &migrate.Source{Runtime: rt, Dialer: client, Log: g.log, Events: show.event, Options: o}
+		return &migrate.Source{Runtime: rt, Dialer: client, Log: g.log, Events: show.event, Options: o, Unhurry: unhurry}
 	})
 	return show.finished(name, options.Peer, result, err)
 }
@@ -260,6 +264,7 @@ func (s *progress) finished(name, address string, r *migrate.Result, err error) 
 	var rejected *migrate.RejectedError
 	var unresolved *migrate.UnresolvedError
 	var aborted *migrate.AbortedError
+	var lost *migrate.LostError
 	code, word := 1, "failed"
 	switch {
 	case errors.As(err, &rejected):
@@ -268,6 +273,8 @@ func (s *progress) finished(name, address string, r *migrate.Result, err error) 
 		code, word = exitUnresolved, "unresolved"
 	case errors.As(err, &aborted):
 		code, word = exitAborted, "aborted"
+	case errors.As(err, &lost):
+		code, word = exitLost, "lost"
 	}
 	if s.json {
 		line := map[string]any{"result": word, "pod": name, "peer": address, "error": err.Error()}

@@ -19,6 +19,7 @@ type crashLab struct {
 	alpha, beta *Machine
 	pods        []e2e.Pod
 	counters    []*e2e.Counter
+	doomed      []e2e.Pod // with nobody who asks them
 }
 
 // TestCrash pulls the plug of one machine in the middle of moves and boots it again, with a pod in each of its phases at once: first the
@@ -30,9 +31,13 @@ func TestCrash(t *testing.T) {
 	l := &crashLab{alpha: machines[0], beta: machines[1]}
 	client := lab.NewClient()
 	rootfs := rootfsIn(l.alpha, e2e.RedisRootfs(t), "redis")
-	for i := range 5 {
+	for i := range 8 {
 		pod := e2e.Pod{Name: lab.PodName(fmt.Sprintf("redis%d", i)), Number: byte(50 + i), Rootfs: rootfs, Args: e2e.RedisArgs()}
 		l.alpha.RunPod(t, pod)
+		if i >= 6 {
+			l.doomed = append(l.doomed, pod)
+			continue
+		}
 		l.pods = append(l.pods, pod)
 		l.counters = append(l.counters, e2e.NewCounter(t, client, pod.Addr(6379), "n", 50*time.Millisecond))
 	}
@@ -46,18 +51,30 @@ func TestCrash(t *testing.T) {
 	t.Run("source", l.sourceDies)
 }
 
-// targetDies has one pod in each phase of the target when that loses its power. All of them go on at the source.
+// targetDies has one pod in each phase of the target when that loses its power. All of them go on at the source, but for two that were the target's: these
+// have stopped there.
 func (l *crashLab) targetDies(t *testing.T) {
 	phases := []string{"Accepted", "Receiving", "Restoring", "Prepared"}
 	var moves []*e2e.Move
-	for i, phase := range phases {
-		server := l.another(i)
+	start := func(pod e2e.Pod, phase, idle string, env ...string) {
+		server := l.another(len(moves))
 		server.Serve(t, "ZAP_STOP_AT=target:"+phase)
-		defer func() { moves[i].Wait() }()
-		moves = append(moves, l.alpha.StartMove(t, l.pods[i].Name, server, e2e.MoveOptions{Args: []string{"--idle", "20s"}}))
+		moves = append(moves, l.alpha.StartMove(t, pod.Name, server, e2e.MoveOptions{Args: []string{"--idle", idle}, Env: env}))
 	}
-	awaitStopped(t, l.beta, len(phases))
+	defer func() {
+		for _, m := range moves {
+			m.Wait()
+		}
+	}()
+	for i, phase := range phases {
+		start(l.pods[i], phase, "20s")
+	}
+	start(l.doomed[0], "Running", patience)
+	start(l.doomed[1], "never", patience, "ZAP_STOP_AT=source:Committed")
+	awaitStopped(t, l.beta, len(phases)+1)
+	awaitStopped(t, l.alpha, 1)
 	l.beta.Kill()
+	l.alpha.Command("sh", "-c", `kill -CONT $(grep -l '^State:.T (stopped)' /proc/[0-9]*/status | cut -d/ -f3)`)
 	for i, phase := range phases {
 		if r := moves[i].Wait(); r.Code != 4 {
 			t.Errorf("%s: zap migrate ended with code %d, not 4: %s", phase, r.Code, r.Stderr)
@@ -65,7 +82,7 @@ func (l *crashLab) targetDies(t *testing.T) {
 		l.counters[i].WantProgress(t)
 	}
 	l.beta.Start(l.beta.Spec)
-	for i := range phases {
+	for i := range moves {
 		l.another(i)
 	}
 	l.beta.ServeFlags = append(l.beta.ServeFlags, "--listen", "0.0.0.0:"+strconv.Itoa(e2e.PeerPort))
@@ -73,6 +90,14 @@ func (l *crashLab) targetDies(t *testing.T) {
 	for i := range phases {
 		wantPod(t, l.alpha, l.pods[i].Name, "running")
 		wantPod(t, l.beta, l.pods[i].Name, "")
+	}
+	for i, pod := range l.doomed {
+		if r := moves[len(phases)+i].Wait(); r.Code != 6 {
+			t.Errorf("%s: zap migrate ended with code %d, not 6: %s", pod.Name, r.Code, r.Stderr)
+		}
+		wantPod(t, l.alpha, pod.Name, "stopped")
+		wantPod(t, l.beta, pod.Name, "")
+		l.alpha.Zap(t, "pod", "rm", pod.Name)
 	}
 }
 
@@ -88,9 +113,9 @@ func (l *crashLab) another(n int) *e2e.Host {
 // sourceDies has one pod in each phase of the source when that loses its power, and its pods with it, but for those that the target has
 // whole: one was committed, for another a person says so.
 func (l *crashLab) sourceDies(t *testing.T) {
-	const early, frozen, sent, decided, committed = 0, 1, 2, 3, 4
+	const early, frozen, sent, decided, committed, offered = 0, 1, 2, 3, 4, 5
 	var moves []*e2e.Move
-	for i, phase := range []string{early: "PreCopying", frozen: "Frozen", sent: "Sent", decided: "Sent", committed: "Committed"} {
+	for i, phase := range []string{early: "PreCopying", frozen: "Frozen", sent: "Sent", decided: "Sent", committed: "Committed", offered: "Offered"} {
 		moves = append(moves, l.alpha.StartMove(t, l.pods[i].Name, l.beta.Host, e2e.MoveOptions{
 			Args: []string{"--idle", patience}, Env: []string{"ZAP_STOP_AT=source:" + phase},
 		}))
@@ -112,7 +137,7 @@ func (l *crashLab) sourceDies(t *testing.T) {
 	wantPod(t, l.beta, l.pods[committed].Name, "running")
 	wantPod(t, l.alpha, l.pods[committed].Name, "")
 	l.counters[committed].WantProgress(t)
-	for _, i := range []int{early, frozen, sent} {
+	for _, i := range []int{offered, early, frozen, sent} {
 		wantPod(t, l.beta, l.pods[i].Name, "")
 		wantPod(t, l.alpha, l.pods[i].Name, "stopped") // as after every loss of power
 	}

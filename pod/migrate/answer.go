@@ -88,7 +88,7 @@ func (t *Target) answerFromDisk(ctx context.Context, q *query) *status {
 	switch {
 	case j.Migration != q.Migration || j.Side != "target":
 		return &status{Phase: Discarded}
-	case j.Phase() == Running:
+	case j.Phase() == Running && t.recorded(q):
 		return &status{Phase: Running} // it ran here, and has ended
 	case q.Verdict == "abort":
 		if err := Drop(ctx, t.Runtime, q.Pod); err != nil {
@@ -101,9 +101,14 @@ func (t *Target) answerFromDisk(ctx context.Context, q *query) *status {
 
 // answerFromRecord knows the pods that have arrived and ended since.
 func (t *Target) answerFromRecord(q *query) *status {
-	p, err := pod.Load(t.Runtime, q.Pod)
-	if err == nil && p.Record.Migration == q.Migration {
+	if t.recorded(q) {
 		return &status{Phase: Running}
 	}
 	return &status{Phase: Discarded}
+}
+
+// recorded says whether the pod has arrived for good: it and its files outlast a crash of this host then.
+func (t *Target) recorded(q *query) bool {
+	p, err := pod.Load(t.Runtime, q.Pod)
+	return err == nil && p.Record.Migration == q.Migration
 }

@@ -56,6 +56,19 @@ func (e *UnresolvedError) Error() string {
 
 func (e *UnresolvedError) Unwrap() error { return e.Err }
 
+// LostError says that the pod was committed to the peer and died there, with its machine, before it ran for good. It has stopped here, with the files
+// that it had when it was frozen.
+type LostError struct {
+	Pod, Peer string
+	Err       error
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("pod %s died on %s before it ran there for good: %v; it is stopped here, with the files that it had when it was frozen", e.Pod, e.Peer, e.Err)
+}
+
+func (e *LostError) Unwrap() error { return e.Err }
+
 // timings collects when steps were over.
 type timings struct {
 	mu    sync.Mutex

@@ -204,7 +204,10 @@ func deliver(ctx context.Context, dialer Dialer, j *Journal, verdict string, log
 }
 
 // refusedError is an answer of the target that asking again will not change.
-type refusedError struct{ reason string }
+type refusedError struct {
+	reason string
+	lost   bool // the target had the pod, and it died there
+}
 
 func (e *refusedError) Error() string { return e.reason }
 
@@ -233,11 +236,11 @@ func deliverOnce(ctx context.Context, dialer Dialer, j *Journal, verdict string)
 	}
 	switch {
 	case st.Lost:
-		return nil, &refusedError{fmt.Sprintf("%s: %s", conn, printable(st.Error))}
+		return nil, &refusedError{reason: fmt.Sprintf("%s: %s", conn, printable(st.Error)), lost: true}
 	case st.Error != "":
 		return nil, errors.New(printable(st.Error))
 	case verdict == "commit" && st.Phase != Running:
-		return nil, &refusedError{fmt.Sprintf("%s says that the pod is %s there", conn, printable(string(st.Phase)))}
+		return nil, &refusedError{reason: fmt.Sprintf("%s says that the pod is %s there", conn, printable(string(st.Phase)))}
 	}
 	return &st, nil
 }
@@ -325,11 +328,44 @@ func (r *recovery) finish(ctx context.Context) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("kill the processes of pod %s, which belongs to %s: %w", r.pod.ID(), r.journal.Peer, err)
 	}
-	if err := r.tell(ctx, "commit"); err != nil {
+	err = r.tell(ctx, "commit")
+	if isLost(err) {
+		return keepStopped(ctx, r.pod, r.journal, err, func(ctx context.Context) error { return r.tell(ctx, "abort") })
+	}
+	if err != nil {
 		return err
 	}
 	_, err = forget(ctx, r.pod, r.journal)
 	return err
+}
+
+// isLost says whether the target has answered that the pod, which was its own, died there before it ran for good.
+func isLost(err error) bool {
+	var refused *refusedError
+	return errors.As(err, &refused) && refused.lost
+}
+
+// keepStopped makes a pod that was committed, and was lost with the target's machine, one that has stopped here: of its files this host's are the ones that are
+// whole. The target drops what it has first, by abort. It returns a *LostError when all is done.
+func keepStopped(ctx context.Context, p *pod.Pod, j *Journal, cause error, abort func(context.Context) error) error {
+	if err := abort(ctx); err != nil {
+		return err
+	}
+	if err := stay(ctx, p, j); err != nil {
+		return err
+	}
+	return &LostError{Pod: p.ID(), Peer: j.Peer, Err: cause}
+}
+
+// stay leaves a pod whose processes are dead here, as one that has stopped.
+func stay(ctx context.Context, p *pod.Pod, j *Journal) error {
+	if err := endCriu(ctx, j); err != nil {
+		return err
+	}
+	if err := p.End(ctx); err != nil {
+		return err
+	}
+	return j.Remove()
 }
 
 // undo lets the pod go on here and makes the target drop what it has.

@@ -330,7 +330,7 @@ func TestResolve(t *testing.T) {
 		want    string // of the state; empty: an error
 	}{
 		{"commit", committed, "192.0.2.2"},
-		{"abort", committed, ""},
+		{"abort", committed, "stopped here"},
 		{"commit", committed[:4], ""},
 		{"abort", committed[:4], "runs here"},
 		{"abort", committed[:1], "runs here"},

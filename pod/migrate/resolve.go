@@ -16,8 +16,8 @@ import (
 // when the other host is lost. It says what became of the pod here.
 //
 // On the target it lets a prepared pod run, or drops it. On the source it
-// removes a pod that was committed, or lets one go on that was not. The person
-// has to decide the same on both hosts: nobody else can.
+// removes a pod that was committed, or keeps it, without its processes, which are dead; one that was not committed goes
+// on. The person has to decide the same on both hosts: nobody else can.
 func Resolve(ctx context.Context, rt *runtime.Runtime, name, verdict string, log *slog.Logger) (string, error) {
 	if err := pod.CheckID(name); err != nil {
 		return "", err
@@ -81,8 +81,8 @@ func resolveSource(ctx context.Context, p *pod.Pod, j *Journal, verdict string, 
 			return "", err
 		}
 		return "runs here", j.Remove()
-	case decided:
-		return "", errors.New("pod " + p.ID() + ": it was committed and its processes are dead here; resolve with commit")
+	case decided: // the target's host never comes back
+		return "has stopped here, with the files that it had when it was frozen", stay(ctx, p, j)
 	default:
 		return "", errors.New("pod " + p.ID() + ": it was not committed, the target can't run it; resolve with abort")
 	}

@@ -45,6 +45,7 @@ type Source struct {
 	Options Options
 	Events  func(Event)
 	Log     *slog.Logger
+	Unhurry func() // ends a pod.Hurry that the caller has begun for the move; may be nil, and is called once or more
 
 	journal *Journal
 	guard   *guard
@@ -102,6 +103,9 @@ func (s *Source) Run(ctx context.Context) (*Result, error) {
 	defer s.close()
 	s.hurry()
 	defer s.calm()
+	if s.Unhurry != nil {
+		s.Unhurry()
+	}
 	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}

@@ -44,6 +44,13 @@ func (s *Source) complete(ctx context.Context, err error) error {
 	if err != nil {
 		s.emit(Event{Event: "retry", Detail: err.Error()})
 		st, derr := deliver(ctx, s.Dialer, s.journal, "commit", s.Log)
+		if isLost(derr) {
+			<-cleared
+			return keepStopped(ctx, s.Pod, s.journal, derr, func(ctx context.Context) error {
+				_, err := deliver(ctx, s.Dialer, s.journal, "abort", s.Log)
+				return err
+			})
+		}
 		if derr != nil {
 			return &UnresolvedError{Pod: s.Pod.ID(), Peer: s.Options.Peer, Err: derr}
 		}

@@ -1,0 +1,59 @@
+package migrate
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/zap-migrate/zap/pod"
+)
+
+// died is a target whose machine has lost its power when it held a pod in the phase, before that ran there for good.
+func died(t *testing.T, phases ...Phase) *Target {
+	t.Helper()
+	target := testTarget(t)
+	dir := target.Runtime.Dir("web")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h := header("target")
+	h.Peer = "alpha"
+	j, err := NewJournal(dir, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enter(t, j, phases...)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return target
+}
+
+// TestRecoverKeepsWhatWasLost recovers moves that were committed to a target that has lost the pod: it is the source's again, which has its files.
+func TestRecoverKeepsWhatWasLost(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: looks for cgroups and links")
+	}
+	for name, phases := range map[string][]Phase{
+		"it was prepared": {Accepted, Receiving, Restoring, Prepared},
+		"it had just run": {Accepted, Receiving, Restoring, Prepared, Running},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := died(t, phases...)
+			rt, p := left(t, Offered, PreCopying, Frozen, Sent, Committed)
+			err := Recover(soon(t), rt, "web", way(target.dialer(t, "alpha")), quiet)
+			var lost *LostError
+			if !errors.As(err, &lost) || lost.Pod != "web" || !strings.Contains(err.Error(), "has died") {
+				t.Errorf("%v", err)
+			}
+			if _, err := OpenJournal(p.Dir()); !errors.Is(err, ErrNoJournal) {
+				t.Errorf("the move is not over: %v", err)
+			}
+			if kept, err := pod.Load(rt, "web"); err != nil || kept.Status() != pod.StatusStopped {
+				t.Errorf("the pod is not here, stopped: %v", err)
+			}
+			target.wantEmpty(t)
+		})
+	}
+}
