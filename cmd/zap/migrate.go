@@ -134,13 +134,13 @@ func (f *migrateFlags) options(g *globals, address string) (migrate.Options, *pe
 
 // migratePod moves a pod, or with --check asks whether it could be moved.
 func migratePod(ctx context.Context, g *globals, f *migrateFlags, name, address string) error {
+	debug.SetGCPercent(coordinatorGC)
 	unhurry := pod.Hurry()
 	defer unhurry()
 	options, client, err := f.options(g, address)
 	if err != nil {
 		return err
 	}
-	debug.SetGCPercent(coordinatorGC)
 	return f.move(ctx, g, newProgress(f.format, os.Stdout, os.Stderr), options, client, name, unhurry)
 }
 

@@ -24,6 +24,7 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	if status := p.Status(); status != pod.StatusRunning {
 		return fmt.Errorf("pod %s is %s: only a running pod can move", p.ID(), status)
 	}
+	s.dial(ctx)
 	if s.binary, err = criu.Find(ctx, s.Options.CacheDir); err != nil {
 		return err
 	}
@@ -59,7 +60,6 @@ func (s *Source) prepare(ctx context.Context) (err error) {
 	if err := s.identify(state.Bundle); err != nil {
 		return err
 	}
-	s.line = dialAhead(ctx, s.Dialer) // not before the layers are known, which may take minutes
 	o.Record.Layers = p.Record.Layers
 	if o.Manifest, err = s.manifest(o); err != nil {
 		return err

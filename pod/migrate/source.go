@@ -50,6 +50,7 @@ type Source struct {
 	journal *Journal
 	guard   *guard
 	line    *line // to the peer, for control
+	lanes   [laneCount]*line
 	offer   *Offer
 	control *control
 	bulk    *stream.Conn // laneMemory
@@ -64,17 +65,19 @@ type Source struct {
 	files   *files
 	found   []spec.Blocker // in the pod, before it was looked at by preflight
 
-	unhurry func() // nil while this process does not hurry
-	stopped bool   // a process of the pod is stopped, and the freezer is a v1 one
-	frozen  time.Time
-	result  Result
-	timings timings
-	over    atomic.Bool // nothing is to be reported any more
+	checkOnly bool   // nothing is sent but the offer
+	unhurry   func() // nil while this process does not hurry
+	stopped   bool   // a process of the pod is stopped, and the freezer is a v1 one
+	frozen    time.Time
+	result    Result
+	timings   timings
+	over      atomic.Bool // nothing is to be reported any more
 }
 
 // Check asks the peer whether it would take the pod and changes nothing.
 func (s *Source) Check(ctx context.Context) error {
 	defer s.close()
+	s.checkOnly = true
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
@@ -152,8 +155,20 @@ func (s *Source) begin(context.Context) (err error) {
 	return nil
 }
 
+// dial begins to connect with the peer, which has nothing else to do before the offer comes. Connections that have waited for too long are
+// made again when they are needed.
+func (s *Source) dial(ctx context.Context) {
+	s.line = dialAhead(ctx, s.Dialer)
+	if s.checkOnly {
+		return
+	}
+	for i := range s.lanes {
+		s.lanes[i] = dialAhead(ctx, s.Dialer)
+	}
+}
+
 // ask offers the pod and attaches the bulk connections when it is accepted. While
-// the peer looks at the offer, these are made and CRIU is started.
+// the peer looks at the offer, CRIU is started.
 func (s *Source) ask(ctx context.Context) error {
 	conn, err := s.line.take(ctx)
 	if err != nil {
@@ -166,11 +181,6 @@ func (s *Source) ask(ctx context.Context) error {
 	if s.offer.Check {
 		return s.control.wait(ctx, frameAccept)
 	}
-	var lanes [laneCount]*line
-	for i := range lanes {
-		lanes[i] = dialAhead(ctx, s.Dialer)
-		defer lanes[i].drop()
-	}
 	s.started = make(chan error, 1)
 	go func() { s.started <- s.startSession(ctx) }()
 	var a accept
@@ -182,10 +192,10 @@ func (s *Source) ask(ctx context.Context) error {
 	if s.Options.Bandwidth > 0 {
 		limit = stream.NewLimiter(s.Options.Bandwidth)
 	}
-	if s.bulk, err = s.attachLane(ctx, laneMemory, lanes[laneMemory], a.Token, limit); err != nil {
+	if s.bulk, err = s.attachLane(ctx, laneMemory, s.lanes[laneMemory], a.Token, limit); err != nil {
 		return err
 	}
-	s.side, err = s.attachLane(ctx, laneFiles, lanes[laneFiles], a.Token, limit)
+	s.side, err = s.attachLane(ctx, laneFiles, s.lanes[laneFiles], a.Token, limit)
 	return err
 }
 

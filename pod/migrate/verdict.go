@@ -128,6 +128,9 @@ func (s *Source) close() {
 	s.over.Store(true)
 	_ = s.awaitSession()
 	s.line.drop()
+	for _, l := range s.lanes {
+		l.drop()
+	}
 	if s.control != nil {
 		s.control.close()
 	}
