@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -116,7 +117,7 @@ func TestFramesArriveAsSent(t *testing.T) {
 		if counts.RawReceived != sentCounts.RawSent || counts.WireReceived != sentCounts.WireSent {
 			t.Errorf("sent %+v, received %+v", sentCounts, counts)
 		}
-		if smaller := counts.WireReceived < counts.RawReceived; smaller != (mode == CompressAlways) {
+		if smaller := counts.WireReceived < counts.RawReceived; smaller != (mode != CompressNever) {
 			t.Errorf("mode %d: %+v", mode, counts)
 		}
 	}
@@ -432,13 +433,39 @@ func TestPackerMeasures(t *testing.T) {
 	if n := flow(&slow, 400, 3e6); n < 200 || n == 400 {
 		t.Errorf("on a slow link %d of 400 frames were compressed", n)
 	}
+	if n := flow(&fast, 400, 5e9); n > 250 { // the first 64 MiB are
+		t.Errorf("on a fast link %d of 400 frames were compressed", n)
+	}
 	if n := flow(&fast, 400, 5e9); n != 0 {
-		t.Errorf("on a fast link %d frames were compressed", n)
+		t.Errorf("on a fast link %d frames were compressed later", n)
 	}
 	if n := flow(&slow, 1000, 5e9); n > 600 {
 		t.Errorf("on a link that became fast %d of 1000 frames were compressed", n)
 	}
 	if n := flow(&slow, 100, 5e9); n != 0 {
 		t.Errorf("on a link that has become fast %d frames were compressed", n)
+	}
+}
+
+// TestPackerBegins wants what is nearly empty to be compressed from the first frame on, and nothing else before the link's rate is known.
+func TestPackerBegins(t *testing.T) {
+	sparse, noise := make([]byte, 256<<10), make([]byte, 256<<10)
+	for i := 0; i < len(sparse); i += 4096 {
+		binary.LittleEndian.PutUint32(sparse[i:], uint32(i))
+	}
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+	var k packer
+	if out, ok := k.pack(sparse); !ok || len(out) > len(sparse)/50 {
+		t.Errorf("a number in each page: %v, %d bytes", ok, len(out))
+	}
+	if _, ok := k.pack(noise); ok {
+		t.Error("noise got smaller")
+	}
+	if _, ok := k.pack(noise); ok || k.pays {
+		t.Error("noise is compressed still")
+	}
+	var cold packer
+	if _, ok := cold.pack(noise); ok || cold.pays || cold.packed != 0 {
+		t.Errorf("noise was compressed: %+v", cold)
 	}
 }

@@ -32,6 +32,8 @@ const (
 	packAgain  = 64 << 20 // at first after so many bytes, then after twice as many each time that it changes nothing,
 	packRarely = 1 << 30  // up to this
 	packWorth  = 0.85     // the ratio above which compression never pays
+	// packClear is the ratio below which compression is begun with before the link's rate is known: the encoder is faster on such data than TLS.
+	packClear = 1.0 / 16
 	// packFastest is a rate in bytes per second that no zstd encoder here reaches: a faster link needs no trial.
 	packFastest = 1 << 30
 )
@@ -40,7 +42,7 @@ const (
 //
 // It knows three numbers: the rate at which the connection takes bytes (TLS and waiting included), measured while it sends raw; the rate
 // of the encoder and the ratio it reaches, measured on samples. A frame is compressed when encoding it and sending the rest takes less
-// time than sending it as it is.
+// time than sending it as it is. Before the first of the three is known, it is when hardly anything is left of it.
 type packer struct {
 	mode Compression
 	enc  *zstd.Encoder
@@ -97,7 +99,7 @@ func (k *packer) ready() bool {
 
 // worth says whether p should be compressed, from a sample of it if the last one is long ago.
 func (k *packer) worth(p []byte) bool {
-	if k.link == 0 || k.link > packFastest {
+	if k.link > packFastest {
 		return false
 	}
 	if k.pays && k.packed >= max(k.again, packAgain) {
@@ -107,21 +109,32 @@ func (k *packer) worth(p []byte) bool {
 		k.probe -= int64(len(p))
 		return false
 	}
+	if k.link == 0 {
+		if !k.pays {
+			k.try(p)
+		}
+		return k.pays
+	}
 	k.untried += int64(len(p))
 	if k.trials == 0 || k.untried >= packEvery || k.trials < packTrials && k.untried >= packSoon {
 		k.untried = 0
-		sample := p[len(p)/2:]
-		sample = sample[:min(len(sample), packSample)]
 		if k.trials++; k.trials == 1 {
-			k.out = k.enc.EncodeAll(sample, k.out[:0]) // the first time takes several times as long
+			k.try(p) // the first time takes several times as long
 		}
-		began := time.Now()
-		k.out = k.enc.EncodeAll(sample, k.out[:0])
-		k.ratio = float64(len(k.out)) / float64(len(sample))
-		k.speed = float64(len(sample)) / max(time.Since(began).Seconds(), 1e-9)
-		k.decide()
+		k.try(p)
 	}
 	return k.pays
+}
+
+// try encodes a sample of p.
+func (k *packer) try(p []byte) {
+	sample := p[len(p)/2:]
+	sample = sample[:min(len(sample), packSample)]
+	began := time.Now()
+	k.out = k.enc.EncodeAll(sample, k.out[:0])
+	k.ratio = float64(len(k.out)) / float64(len(sample))
+	k.speed = float64(len(sample)) / max(time.Since(began).Seconds(), 1e-9)
+	k.decide()
 }
 
 // learn takes the numbers of a frame that was compressed.
@@ -135,6 +148,10 @@ func (k *packer) learn(raw, packed int, took time.Duration) {
 // decide compares a byte's time both ways. The kernel sends what it has buffered while the encoder runs, so the two overlap: the slower
 // of them counts, and some of the faster.
 func (k *packer) decide() {
+	if k.link == 0 {
+		k.pays = k.ratio < packClear
+		return
+	}
 	raw := 1 / k.link
 	encode, send := 1/k.speed, k.ratio/k.link
 	k.pays = k.ratio < packWorth && max(encode, send)+0.25*min(encode, send) < raw
