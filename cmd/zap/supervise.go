@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -74,20 +75,26 @@ func superviseArrival(g *globals, rt *runtime.Runtime) error {
 		return err
 	}
 	defer conn.Close()
-	job, serve, err := readArrival(conn)
+	serve, ok := conn.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("descriptor %d is a %T", migrate.ArrivalConnDescriptor, conn)
+	}
+	images, trees, err := migrate.ReceiveArrivalFiles(serve)
+	if errors.Is(err, io.EOF) {
+		return nil // there was nothing to do
+	}
+	if err != nil {
+		return fmt.Errorf("read job: %w", err)
+	}
+	job, lines, err := readArrival(conn)
 	if err != nil {
 		return err
 	}
-	unix.CloseOnExec(migrate.ArrivalImagesDescriptor)
-	images := os.NewFile(migrate.ArrivalImagesDescriptor, "images")
-	var trees []*os.File
-	for i, m := range job.Mounts.Trees {
-		fd := migrate.ArrivalImagesDescriptor + 1 + i
-		unix.CloseOnExec(fd)
-		trees = append(trees, os.NewFile(uintptr(fd), m.Target))
+	if len(trees) != len(job.Mounts.Trees) {
+		return fmt.Errorf("read job: %d tmpfs trees came for %d mounts", len(trees), len(job.Mounts.Trees))
 	}
 	journal := journalOf(filepath.Join(g.root, job.ID))
-	return pod.Receive(context.Background(), rt, job, journal, serve, images, trees, g.log)
+	return pod.Receive(context.Background(), rt, job, journal, lines, images, trees, g.log)
 }
 
 // readArrival reads what an arriving pod's supervisor is started with. Words of `zap serve` may follow at once.

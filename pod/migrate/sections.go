@@ -237,7 +237,7 @@ func (in *incoming) supervise() error {
 		local.HostLink = pod.HostLink(in.target.Runtime.Root(), in.offer.Pod)
 		job.Network = &local
 	}
-	super, err := startSupervisor(in.target.Flags, job, in.images, in.trees, in.failures)
+	super, err := in.target.employ(job, in.images, in.trees, in.failures)
 	in.mu.Lock()
 	in.super = super
 	in.mu.Unlock()

@@ -18,17 +18,14 @@ import (
 	"github.com/zap-migrate/zap/pod"
 )
 
-// Descriptors of the supervisor of an arriving pod: the connection to `zap
-// serve`, whose first line is the job, then the images, then the tmpfs trees.
-const (
-	ArrivalConnDescriptor   = 3
-	ArrivalImagesDescriptor = 4
-)
+// ArrivalConnDescriptor is where the supervisor of an arriving pod finds its connection to `zap serve`. What comes there first is what
+// ReceiveArrivalFiles reads, then a line with the job.
+const ArrivalConnDescriptor = 3
 
 // supervisor is serve's end of the connection to an arriving pod's supervisor.
 type supervisor struct {
 	cmd    *exec.Cmd
-	conn   net.Conn
+	conn   *net.UnixConn
 	failed chan pod.ArrivalWord // its failure, whenever it comes
 	words  chan pod.ArrivalWord // everything else
 	exited chan struct{}
@@ -38,8 +35,8 @@ type supervisor struct {
 }
 
 // startSupervisor starts this program's hidden verb as a process of its own
-// that outlives serve.
-func startSupervisor(flags []string, job *pod.ArrivalJob, images *os.File, trees []*os.File, failed chan pod.ArrivalWord) (*supervisor, error) {
+// that outlives serve, once it has a job.
+func startSupervisor(flags []string) (*supervisor, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make socket pair: %w", err)
@@ -52,7 +49,7 @@ func startSupervisor(flags []string, job *pod.ArrivalJob, images *os.File, trees
 		return nil, err
 	}
 	cmd := exec.Command("/proc/self/exe", append(slices.Clone(flags), "supervise", "--arrival")...)
-	cmd.ExtraFiles = append([]*os.File{theirs, images}, trees...)
+	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -60,18 +57,86 @@ func startSupervisor(flags []string, job *pod.ArrivalJob, images *os.File, trees
 		return nil, fmt.Errorf("start supervisor: %w", err)
 	}
 	s := &supervisor{
-		cmd: cmd, conn: conn, words: make(chan pod.ArrivalWord, 8), failed: failed, exited: make(chan struct{}),
+		cmd: cmd, conn: conn.(*net.UnixConn), words: make(chan pod.ArrivalWord, 8), exited: make(chan struct{}),
 		confirmed: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
-	go s.read()
 	go func() {
 		_ = cmd.Wait()
 		close(s.exited)
 	}()
-	if err := json.NewEncoder(conn).Encode(job); err != nil {
-		return s, fmt.Errorf("start supervisor: %w", err)
-	}
 	return s, nil
+}
+
+// begin gives the supervisor its job, the images and the tmpfs trees. Its failure, whenever it comes, goes to failed.
+func (s *supervisor) begin(job *pod.ArrivalJob, images *os.File, trees []*os.File, failed chan pod.ArrivalWord) error {
+	err := sendFiles(s.conn, append([]*os.File{images}, trees...))
+	if err == nil {
+		err = json.NewEncoder(s.conn).Encode(job)
+	}
+	if err != nil {
+		s.leave()
+		return fmt.Errorf("start supervisor: %w", err)
+	}
+	s.failed = failed
+	go s.read()
+	return nil
+}
+
+// filesAtOnce is how many files a message carries at most; the kernel takes 253 (SCM_MAX_FD).
+const filesAtOnce = 128
+
+// sendFiles sends files, with one byte for each message of them: how many messages follow.
+func sendFiles(conn *net.UnixConn, files []*os.File) error {
+	for parts := slices.Collect(slices.Chunk(files, filesAtOnce)); len(parts) > 0; parts = parts[1:] {
+		if len(parts) > 256 {
+			return fmt.Errorf("send %d files: that is too many", len(files))
+		}
+		var fds []int
+		for _, f := range parts[0] {
+			fds = append(fds, int(f.Fd()))
+		}
+		if _, _, err := conn.WriteMsgUnix([]byte{byte(len(parts) - 1)}, unix.UnixRights(fds...), nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ReceiveArrivalFiles reads the files that come before the job of a supervisor: the images, then the pod's tmpfs trees. It returns io.EOF when there is
+// no job, for the supervisor was started in vain.
+func ReceiveArrivalFiles(conn *net.UnixConn) (images *os.File, trees []*os.File, err error) {
+	var files []*os.File
+	for more := true; more; {
+		follow, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4*filesAtOnce))
+		n, got, flags, _, err := conn.ReadMsgUnix(follow, oob)
+		if err == nil && n == 0 {
+			err = io.EOF
+		}
+		if err == nil && flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 {
+			err = errors.New("files were lost on the way")
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:got])
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, m := range messages {
+			fds, err := unix.ParseUnixRights(&m)
+			if err != nil {
+				return nil, nil, err
+			}
+			for _, fd := range fds {
+				files = append(files, os.NewFile(uintptr(fd), "tree"))
+			}
+		}
+		more = follow[0] > 0
+	}
+	if len(files) == 0 {
+		return nil, nil, errors.New("no images came with the job")
+	}
+	return files[0], files[1:], nil
 }
 
 // read sorts the supervisor's words: failures go to whoever listens.

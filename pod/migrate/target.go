@@ -31,6 +31,7 @@ type Target struct {
 	mu    sync.Mutex
 	moves map[string]*incoming // by token, those whose bulk connections have not all come
 	pods  map[string]*incoming // by the pod's name, all
+	spare *supervisor          // waits for a job; nil if there is none
 }
 
 // firstWithin is how long a peer may take to say what its connection is for.
@@ -40,6 +41,7 @@ const firstWithin = 10 * time.Second
 // frame says what it is for, until it is over.
 func (t *Target) Handle(ctx context.Context, conn *stream.Conn, from string) error {
 	conn.SetIdle(t.Idle)
+	go t.warm()
 	first, cancel := context.WithTimeoutCause(ctx, firstWithin, errors.New("it did not say what it wants"))
 	defer cancel()
 	release := conn.Watch(first)
