@@ -1,11 +1,14 @@
 package migrate
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/zap-migrate/zap/network/stream"
 	"github.com/zap-migrate/zap/pod"
 )
 
@@ -55,5 +58,39 @@ func TestRecoverKeepsWhatWasLost(t *testing.T) {
 			}
 			target.wantEmpty(t)
 		})
+	}
+}
+
+// TestLostIsWrittenDownFirst has the target go away again before it is told to drop what it has: the next recovery tells it, and does not ask
+// what became of the pod.
+func TestLostIsWrittenDownFirst(t *testing.T) {
+	rt, p := left(t, Offered, PreCopying, Frozen, Sent, Committed)
+	brief, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	asked := 0
+	d := &dialing{t: t, handle: func(c *stream.Conn) {
+		if asked++; asked > 1 {
+			return // it hangs up
+		}
+		if _, err := c.Read(); err == nil {
+			_ = c.WriteJSON(frameStatus, status{Phase: Prepared, Lost: true, Error: "died"})
+		}
+	}}
+	err := Recover(brief, rt, "web", way(d), quiet)
+	var lost *LostError
+	if !errors.As(err, &lost) {
+		t.Errorf("%v", err)
+	}
+	if got := reopen(t, p.Dir()).Phase(); got != Aborted {
+		t.Errorf("in phase %s", got)
+	}
+	if err := Recover(soon(t), rt, "web", way(testTarget(t).dialer(t, "alpha")), quiet); err != nil {
+		t.Error(err)
+	}
+	if _, err := OpenJournal(p.Dir()); !errors.Is(err, ErrNoJournal) {
+		t.Errorf("the move is not over: %v", err)
+	}
+	if kept, err := pod.Load(rt, "web"); err != nil || kept.Status() != pod.StatusStopped {
+		t.Errorf("the pod is not here, stopped: %v", err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 type Phase string
 
 // The source's phases, in order. Aborted follows any of them before Committed:
-// the pod goes on at the source.
+// the pod goes on at the source. It follows Committed when the target has lost the pod, which has stopped then.
 const (
 	Offered    Phase = "Offered"    // the target has been asked
 	PreCopying Phase = "PreCopying" // files go over while the pod runs
@@ -39,7 +39,7 @@ var next = map[Phase][]Phase{
 	PreCopying: {Frozen, Aborted},
 	Frozen:     {Sent, Aborted},
 	Sent:       {Committed, Aborted},
-	Committed:  {Done},
+	Committed:  {Done, Aborted},
 
 	Accepted:  {Receiving, Discarded},
 	Receiving: {Restoring, Discarded},

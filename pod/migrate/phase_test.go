@@ -22,8 +22,8 @@ func TestPhases(t *testing.T) {
 				want = want || i >= 0 && i+1 < len(phases) && phases[i+1] == to
 			}
 			switch to {
-			case Aborted: // as long as the pod is the source's
-				want = slices.Contains([]Phase{"", Offered, PreCopying, Frozen, Sent}, from)
+			case Aborted: // as long as the pod is the source's, or when it is its own again
+				want = slices.Contains([]Phase{"", Offered, PreCopying, Frozen, Sent, Committed}, from)
 			case Discarded: // as long as it does not run on the target
 				want = slices.Contains([]Phase{Accepted, Receiving, Restoring, Prepared}, from)
 			}

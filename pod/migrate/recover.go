@@ -345,19 +345,22 @@ func isLost(err error) bool {
 	return errors.As(err, &refused) && refused.lost
 }
 
-// keepStopped makes a pod that was committed, and was lost with the target's machine, one that has stopped here: of its files this host's are the ones that are
-// whole. The target drops what it has first, by abort. It returns a *LostError when all is done.
+// keepStopped makes a pod that was committed, and was lost with the target's machine, one that has stopped here: of its files this host's are the ones
+// that are whole. The target is told to drop what it has, by abort. It returns a *LostError when that is written down.
 func keepStopped(ctx context.Context, p *pod.Pod, j *Journal, cause error, abort func(context.Context) error) error {
-	if err := abort(ctx); err != nil {
+	if err := stay(ctx, p, j); err != nil {
 		return err
 	}
-	if err := stay(ctx, p, j); err != nil {
+	if err := abort(ctx); err != nil {
+		return &LostError{Pod: p.ID(), Peer: j.Peer, Err: errors.Join(cause, err)} // a recovery tells it
+	}
+	if err := j.Remove(); err != nil {
 		return err
 	}
 	return &LostError{Pod: p.ID(), Peer: j.Peer, Err: cause}
 }
 
-// stay leaves a pod whose processes are dead here, as one that has stopped.
+// stay puts a pod whose processes are dead away, as one that has stopped here.
 func stay(ctx context.Context, p *pod.Pod, j *Journal) error {
 	if err := endCriu(ctx, j); err != nil {
 		return err
@@ -365,7 +368,7 @@ func stay(ctx context.Context, p *pod.Pod, j *Journal) error {
 	if err := p.End(ctx); err != nil {
 		return err
 	}
-	return j.Remove()
+	return j.Enter(Aborted)
 }
 
 // undo lets the pod go on here and makes the target drop what it has.

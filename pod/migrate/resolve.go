@@ -82,7 +82,10 @@ func resolveSource(ctx context.Context, p *pod.Pod, j *Journal, verdict string, 
 		}
 		return "runs here", j.Remove()
 	case decided: // the target's host never comes back
-		return "has stopped here, with the files that it had when it was frozen", stay(ctx, p, j)
+		if err := stay(ctx, p, j); err != nil {
+			return "", err
+		}
+		return "has stopped here, with the files that it had when it was frozen", j.Remove()
 	default:
 		return "", errors.New("pod " + p.ID() + ": it was not committed, the target can't run it; resolve with abort")
 	}
