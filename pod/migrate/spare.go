@@ -2,40 +2,46 @@ package migrate
 
 import (
 	"os"
-	"time"
 
 	"github.com/zap-migrate/zap/pod"
 )
 
-// spareFor is how long a supervisor waits for a job. A peer whose connection has come has said by then what it wants.
-const spareFor = firstWithin
+// warm has a supervisor come up for what has just connected, unless one waits already, or this is another connection of a move that has begun. Its start is
+// not in the way of a pod then: the source looks at the pod meanwhile. When the connection is over, cool ends the supervisor if nobody took it.
+func (t *Target) warm() (cool func()) {
+	started := make(chan *supervisor, 1)
+	go func() { started <- t.startSpare() }()
+	return func() {
+		if s := <-started; s != nil {
+			t.drop(s)
+		}
+	}
+}
 
-// warm has a supervisor come up, unless one waits already, or what has just connected is another connection of a move that has begun. Its start is not
-// in the way of a pod then: the source looks at the pod meanwhile.
-func (t *Target) warm() {
+// startSpare starts the supervisor that waits; nil if there is one, or none is wanted.
+func (t *Target) startSpare() *supervisor {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.spare != nil || len(t.moves) > 0 {
-		return
+		return nil
 	}
 	s, err := startSupervisor(t.Flags)
 	if err != nil {
 		t.Log.Debug("start a supervisor ahead", "error", err.Error())
-		return // whoever needs one says what is wrong
+		return nil // whoever needs one says what is wrong
 	}
 	t.spare = s
-	go func() {
-		select {
-		case <-time.After(spareFor):
-		case <-s.exited:
-		}
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.spare == s {
-			t.spare = nil
-			s.leave()
-		}
-	}()
+	return s
+}
+
+// drop ends a supervisor that still waits.
+func (t *Target) drop(s *supervisor) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.spare == s {
+		t.spare = nil
+		s.leave()
+	}
 }
 
 // takeSpare returns the supervisor that waits, which may have died meanwhile; nil if there is none.

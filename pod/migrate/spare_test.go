@@ -97,13 +97,11 @@ func TestSpare(t *testing.T) {
 		s.leave()
 		return s
 	}
-	target.warm()
-	first := target.spare
-	if first == nil {
+	first := target.startSpare()
+	if first == nil || target.spare != first {
 		t.Fatal("none waits")
 	}
-	target.warm()
-	if target.spare != first {
+	if target.startSpare() != nil || target.spare != first {
 		t.Error("another one waits")
 	}
 	if employ() != first || target.spare != nil {
@@ -113,12 +111,12 @@ func TestSpare(t *testing.T) {
 	if employ() == first {
 		t.Error("a dead one got the job")
 	}
-	target.warm()
-	waits := target.takeSpare()
-	within(t, "the end of one without a job", waits.wait)
-	waits.leave()
+	target.warm()()
+	if target.spare != nil {
+		t.Error("one waits for a connection that is over")
+	}
 	target.moves = map[string]*incoming{"token": nil}
-	if target.warm(); target.spare != nil {
+	if target.startSpare() != nil {
 		t.Error("one is started for the lanes of a move that has one")
 	}
 }

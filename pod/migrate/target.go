@@ -41,7 +41,7 @@ const firstWithin = 10 * time.Second
 // frame says what it is for, until it is over.
 func (t *Target) Handle(ctx context.Context, conn *stream.Conn, from string) error {
 	conn.SetIdle(t.Idle)
-	go t.warm()
+	defer t.warm()()
 	first, cancel := context.WithTimeoutCause(ctx, firstWithin, errors.New("it did not say what it wants"))
 	defer cancel()
 	release := conn.Watch(first)
