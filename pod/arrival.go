@@ -130,8 +130,6 @@ func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal 
 		verdict: make(chan bool, 1), finished: make(chan struct{}), phase: phaseAccepted,
 	}
 	s.arrival = a
-	calm := Hurry()
-	defer calm()
 	ctx, a.cancel = context.WithCancelCause(ctx)
 	defer a.cancel(nil)
 	a.words = make(chan ArrivalWord)
@@ -158,7 +156,6 @@ func Receive(ctx context.Context, rt *runtime.Runtime, job *ArrivalJob, journal 
 	}
 	close(a.finished)
 	a.conn.Close()
-	calm()
 	s.watch(context.WithoutCancel(ctx))
 	listener.Close()
 	s.finishAnswers()

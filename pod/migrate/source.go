@@ -45,7 +45,9 @@ type Source struct {
 	Options Options
 	Events  func(Event)
 	Log     *slog.Logger
-	Unhurry func() // ends a pod.Hurry that the caller has begun for the move; may be nil, and is called once or more
+	// Unhurry ends a pod.Hurry that the caller has begun for the move, which goes on hurrying where it is worth it. It is nil when the process moves several
+	// pods at once: what it sends of one would be in the way of another that stands still.
+	Unhurry func()
 
 	journal *Journal
 	guard   *guard
@@ -106,9 +108,6 @@ func (s *Source) Run(ctx context.Context) (*Result, error) {
 	defer s.close()
 	s.hurry()
 	defer s.calm()
-	if s.Unhurry != nil {
-		s.Unhurry()
-	}
 	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -252,9 +251,11 @@ const hurriedFiles = 16 << 20
 
 // hurry lets the move go before other work of this host: all of it but sending much while the pod runs.
 func (s *Source) hurry() {
-	if s.unhurry == nil {
-		s.unhurry = pod.Hurry()
+	if s.Unhurry == nil || s.unhurry != nil {
+		return
 	}
+	s.unhurry = pod.Hurry()
+	s.Unhurry() // once is enough
 }
 
 func (s *Source) calm() {
