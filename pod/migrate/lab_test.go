@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"bufio"
 	"fmt"
 	"log/slog"
 	"net"
@@ -24,7 +25,9 @@ const patience = 20 * time.Second
 // TestMain is also what a target starts as a pod's supervisor: one that dies.
 func TestMain(m *testing.M) {
 	if slices.Contains(os.Args, "supervise") {
-		_, _ = unix.Poll([]unix.PollFd{{Fd: ArrivalConnDescriptor, Events: unix.POLLIN}}, 200)
+		if n, _ := unix.Poll([]unix.PollFd{{Fd: ArrivalConnDescriptor, Events: unix.POLLIN}}, 200); n > 0 {
+			_, _ = bufio.NewReader(os.NewFile(ArrivalConnDescriptor, "serve")).ReadBytes('\n')
+		}
 		os.Exit(3) // with a job, or when none came
 	}
 	os.Exit(m.Run())
