@@ -464,6 +464,10 @@ func TestPackerBegins(t *testing.T) {
 	if _, ok := k.pack(noise); ok || k.pays {
 		t.Error("noise is compressed still")
 	}
+	var small packer
+	if _, ok := small.pack(noise[:slice-1]); ok || small.speed != 0 {
+		t.Errorf("a small frame was tried: %+v", small)
+	}
 	var cold packer
 	if _, ok := cold.pack(noise); ok || cold.pays || cold.packed != 0 {
 		t.Errorf("noise was compressed: %+v", cold)

@@ -110,7 +110,7 @@ func (k *packer) worth(p []byte) bool {
 		return false
 	}
 	if k.link == 0 {
-		if !k.pays {
+		if !k.pays && len(p) >= slice { // smaller ones do not tell the link's rate, so they would be tried for ever
 			k.try(p)
 		}
 		return k.pays
