@@ -2,7 +2,6 @@ package pod
 
 import (
 	"os"
-	"runtime/debug"
 	"strconv"
 	"sync"
 
@@ -12,13 +11,9 @@ import (
 // hurriedNice is the nice value of a process that hurries: beside one of the usual value it gets nine tenths of a processor (sched(7)).
 const hurriedNice = -10
 
-// hurriedGC is its garbage collector's target in percent (debug.SetGCPercent): it holds a few megabytes, and does not look through them now.
-const hurriedGC = 400
-
 var hurried struct {
 	mu    sync.Mutex
 	times int
-	gc    int // as it was before
 }
 
 // Hurry has this process, and those that it starts, run before others until end is called: a pod stands still meanwhile, or waits to, and
@@ -29,14 +24,12 @@ func Hurry() (end func()) {
 	defer hurried.mu.Unlock()
 	if hurried.times++; hurried.times == 1 {
 		renice(0, hurriedNice)
-		hurried.gc = debug.SetGCPercent(hurriedGC)
 	}
 	return sync.OnceFunc(func() {
 		hurried.mu.Lock()
 		defer hurried.mu.Unlock()
 		if hurried.times--; hurried.times == 0 {
 			renice(hurriedNice, 0)
-			debug.SetGCPercent(hurried.gc)
 		}
 	})
 }
