@@ -51,7 +51,7 @@ func (p *Pod) awaitSupervisor(ctx context.Context) error {
 	brief, cancel := context.WithTimeout(ctx, supervisorWithin)
 	defer cancel()
 	err := super.Wait(brief)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && brief.Err() != nil && ctx.Err() == nil {
 		_ = unix.Kill(super.Pid, unix.SIGKILL)
 		err = super.Wait(ctx)
 	}
