@@ -16,7 +16,14 @@ import (
 func died(t *testing.T, phases ...Phase) *Target {
 	t.Helper()
 	target := testTarget(t)
-	dir := target.Runtime.Dir("web")
+	target.abandon(t, phases...)
+	return target
+}
+
+// abandon leaves a pod that comes from alpha in a phase, with nobody who works on it, and returns its directory.
+func (target *Target) abandon(t *testing.T, phases ...Phase) (dir string) {
+	t.Helper()
+	dir = target.Runtime.Dir("web")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +37,7 @@ func died(t *testing.T, phases ...Phase) *Target {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return target
+	return dir
 }
 
 // TestRecoverKeepsWhatWasLost recovers moves that were committed to a target that has lost the pod: it is the source's again, which has its files.

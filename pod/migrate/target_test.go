@@ -207,18 +207,7 @@ func TestQueries(t *testing.T) {
 		}
 	}
 	// A pod whose supervisor has died when it was prepared.
-	dir := target.Runtime.Dir("web")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	h := header("target")
-	h.Peer = "alpha"
-	j, err := NewJournal(dir, h)
-	if err != nil {
-		t.Fatal(err)
-	}
-	enter(t, j, Accepted, Receiving, Restoring, Prepared)
-	j.Close()
+	dir := target.abandon(t, Accepted, Receiving, Restoring, Prepared)
 	for _, verdict := range []string{"commit", "abort"} {
 		if st := ask(query{Pod: "web", Migration: other, Verdict: verdict}); st.Phase != Discarded {
 			t.Errorf("%s of another move: %+v", verdict, st)
