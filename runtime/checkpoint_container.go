@@ -17,6 +17,7 @@ import (
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/network"
 	"github.com/zap-migrate/zap/runtime/cgroup"
+	"github.com/zap-migrate/zap/runtime/vdso"
 )
 
 // CheckpointOptions say how a container is saved to images.
@@ -259,10 +260,14 @@ func (d *dump) describe() error {
 	return nil
 }
 
+// vdsoPatience is how long a container is stopped again and again until none of its threads is in the vDSO.
+const vdsoPatience = time.Second
+
 // stop freezes the container and holds its connections: between CRIU's preparations and its look at the processes.
 func (d *dump) stop(ctx context.Context) error {
 	if !d.paused && !d.hasStopped() {
-		if err := d.cgroup.Freeze(ctx); err != nil {
+		// Should a thread still be in the vDSO, only a restore on another kernel would break it.
+		if _, err := vdso.Freeze(ctx, d.cgroup, vdsoPatience); err != nil {
 			return err
 		}
 		d.frozen = true

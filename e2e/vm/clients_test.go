@@ -49,7 +49,7 @@ func newListener(t *testing.T, from e2e.NetNS, address string) *listener {
 			select {
 			case <-l.stop:
 				return
-			case <-time.After(10 * time.Millisecond):
+			case <-time.After(20 * time.Millisecond):
 			}
 			if err := l.ask(in); err != nil {
 				l.mu.Lock()

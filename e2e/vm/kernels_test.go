@@ -86,7 +86,7 @@ func newUpgrade(t *testing.T, l *Lab, m *Machine) *upgrade {
 	}
 	client := l.NewClient()
 	e2e.FillRedis(t, client, u.pods[0].Addr(6379), 5<<20)
-	u.counter = e2e.NewCounter(t, client, u.pods[0].Addr(6379), "n", 5*time.Millisecond)
+	u.counter = e2e.NewCounter(t, client, u.pods[0].Addr(6379), "n", 20*time.Millisecond)
 	u.download = e2e.StartDownload(t, client, u.pods[1].Addr(80), "/big", downloadRate)
 	u.teller = newListener(t, client, u.pods[2].Addr(7100))
 	u.survivor = newSurvivor(t, client, u.pods[2].Addr(7000))

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/runtime"
+	"github.com/zap-migrate/zap/runtime/vdso"
 )
 
 // dump lets CRIU dump the pod: it asks before it seizes the pod, which is when
@@ -83,7 +85,7 @@ func (s *Source) freeze(ctx context.Context) error {
 		return err
 	}
 	s.frozen = time.Now()
-	if err := s.cgroup.Freeze(ctx); err != nil {
+	if err := s.stop(ctx); err != nil {
 		return err
 	}
 	s.timings.mark("freeze", s.frozen)
@@ -105,6 +107,31 @@ func (s *Source) freeze(ctx context.Context) error {
 		return err
 	}
 	return s.cgroup.ThawNow() // CRIU stops the pod itself
+}
+
+// vdsoPatience is how long a pod is stopped again and again until none of its threads is in the vDSO.
+const vdsoPatience = 2 * time.Second
+
+// stop freezes the pod, none of its threads in code of a vDSO that it will not find again at the target.
+func (s *Source) stop(ctx context.Context) error {
+	if s.sameVDSO {
+		return s.cgroup.Freeze(ctx)
+	}
+	inside, err := vdso.Freeze(ctx, s.cgroup, vdsoPatience)
+	if err == nil && len(inside) > 0 {
+		err = errors.Join(fmt.Errorf("freeze pod: %v reads the clock without a pause, and the peer's kernel has other code for that (vdso(7); "+
+			"the pod goes on here: try again when it is less busy)", inside[0]), s.cgroup.Thaw(ctx))
+	}
+	return err
+}
+
+// knownVDSO is the digest of this kernel's vDSO; empty when the pod has that of another kernel, too.
+func (s *Source) knownVDSO() (string, error) {
+	pids, err := s.cgroup.Procs()
+	if err != nil || vdso.Foreign(pids) {
+		return "", err
+	}
+	return vdso.Digest()
 }
 
 // lockNetwork waits until the target holds what comes for the pod, and cuts off the rest: CRIU can look at the sockets.

@@ -15,6 +15,7 @@ import (
 	"github.com/zap-migrate/zap/pod"
 	"github.com/zap-migrate/zap/pod/pages"
 	"github.com/zap-migrate/zap/runtime"
+	"github.com/zap-migrate/zap/runtime/vdso"
 	"github.com/zap-migrate/zap/spec"
 )
 
@@ -157,7 +158,11 @@ func (in *incoming) receive(ctx context.Context) (err error) {
 	}
 	stop := in.conn.KeepAlive(pingEvery)
 	defer stop()
-	if err := in.conn.WriteJSON(frameAccept, accept{Token: in.token, Missing: in.missing, Host: in.target.Host}); err != nil {
+	code, err := vdso.Digest()
+	if err != nil {
+		return err
+	}
+	if err := in.conn.WriteJSON(frameAccept, accept{Token: in.token, Missing: in.missing, Host: in.target.Host, VDSO: code}); err != nil {
 		return err
 	}
 	if err := in.supervise(); err != nil {

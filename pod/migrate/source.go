@@ -70,6 +70,7 @@ type Source struct {
 	checkOnly bool   // nothing is sent but the offer
 	unhurry   func() // nil while this process does not hurry
 	stopped   bool   // a process of the pod is stopped, and the freezer is a v1 one
+	sameVDSO  bool   // the target's kernel has the same as this one, and the pod no other
 	frozen    time.Time
 	result    Result
 	timings   timings
@@ -182,11 +183,15 @@ func (s *Source) ask(ctx context.Context) error {
 	}
 	s.started = make(chan error, 1)
 	go func() { s.started <- s.startSession(ctx) }()
+	ours, err := s.knownVDSO() // while the peer works, too
+	if err != nil {
+		return err
+	}
 	var a accept
 	if err := s.control.expect(ctx, frameAccept, &a); err != nil {
 		return err
 	}
-	s.files.missing = a.Missing
+	s.files.missing, s.sameVDSO = a.Missing, ours != "" && ours == a.VDSO
 	var limit *stream.Limiter
 	if s.Options.Bandwidth > 0 {
 		limit = stream.NewLimiter(s.Options.Bandwidth)

@@ -54,6 +54,7 @@ type accept struct {
 	Token   string   `json:"token"`             // names the move on the bulk connection
 	Missing []string `json:"missing,omitempty"` // digests of lower layers to be sent
 	Host    string   `json:"host"`
+	VDSO    string   `json:"vdso,omitempty"` // digest of the kernel's, vdso.Digest
 }
 
 type reject struct {

@@ -1,6 +1,6 @@
 // Command teller answers every line on a TCP connection with the number of the answer on that connection, the kernel's release, and the monotonic
 // and the boot clock in nanoseconds, while threads of its own count in memory that they share. It can hold more memory, and write to some pages of
-// that in every second. With the argument "now" it prints the release and the clocks once.
+// that in every second, or look at the clock all the time. With the argument "now" it prints the release and the clocks once.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"log"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -21,11 +22,15 @@ import (
 func main() {
 	ballast := flag.Int("ballast", 0, "`MiB` of memory to hold")
 	dirty := flag.Int("dirty", 0, "`pages` of it to write to in a second")
+	watch := flag.Int("clock", 0, "`threads` that look at the clock all the time that nothing else wants a processor")
 	numbers := flag.Bool("numbers", false, "have a number in each page of it instead of noise, which does not compress")
 	flag.Parse()
 	if flag.Arg(0) == "now" {
 		fmt.Println(situation())
 		return
+	}
+	for range *watch {
+		go watchClock()
 	}
 	if *ballast > 0 {
 		hold(*ballast<<20, *dirty, *numbers)
@@ -37,7 +42,7 @@ func main() {
 	var turns atomic.Int64
 	for i := range 4 {
 		go func() {
-			for range time.Tick(5 * time.Millisecond) {
+			for range time.Tick(20 * time.Millisecond) {
 				memory[(int(turns.Add(1))*4096+i)%len(memory)]++
 			}
 		}()
@@ -86,6 +91,21 @@ func hold(size, dirty int, numbers bool) {
 			last = now
 		}
 	}()
+}
+
+// watchClock looks at the clock by way of the vDSO, and ends the program when it goes back.
+func watchClock() {
+	runtime.LockOSThread()
+	if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 19); err != nil {
+		log.Fatal(err)
+	}
+	for last := time.Now(); ; {
+		now := time.Now()
+		if now.Before(last) {
+			log.Fatalf("the clock went back, from %v to %v", last, now)
+		}
+		last = now
+	}
 }
 
 func tell(conn net.Conn) {
