@@ -23,7 +23,7 @@ import (
 // guestPackages are the packages whose tests depend on the kernel, for two machines beside each other that have about as much to do. Of
 // the others (spec, network/stream) no test does.
 var guestPackages = [][]string{
-	{"runtime/boot", "runtime/boot/nofile", "runtime", "pod", "network"},
+	{"runtime/boot", "runtime/boot/nofile", "runtime/vdso", "runtime", "pod", "network"},
 	{"runtime/cgroup", "cmd/zap", "criu", "pod/pages", "pod/migrate", "pod/preflight"},
 }
 
