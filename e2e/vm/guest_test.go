@@ -56,7 +56,7 @@ var wanted = map[string][]string{
 		"TestPreDump", "TestAppArmor", "TestAppArmorRefusals", "TestDelegation", "TestCheckpointRestore", "TestCheckpointOfRunc",
 		"TestCreateWithoutMemory",
 	},
-	"pod/pages": {"TestTrackedRounds", "TestMoveMemoryOfARealProcess"},
+	"pod/pages": {"TestTrackedRounds", "TestMovedPages", "TestMoveMemoryOfARealProcess"},
 	"cmd/zap": {
 		"TestEventsOOM", "TestUpdateResources", "TestPauseAndResume", "TestRootless", "TestRootlessRange",
 		"TestRootlessDelegated", "TestRootlessOutOfMemory",

@@ -10,6 +10,7 @@ import (
 
 	"github.com/zap-migrate/zap/criu"
 	"github.com/zap-migrate/zap/pod"
+	"github.com/zap-migrate/zap/pod/pages"
 	"github.com/zap-migrate/zap/runtime"
 	"github.com/zap-migrate/zap/runtime/vdso"
 )
@@ -28,6 +29,11 @@ func (s *Source) dump(ctx context.Context) error {
 		Container: s.Pod.Container, Mounts: &s.offer.Mounts, Images: s.images, Pages: s.session.FD(0), Freezer: freezer,
 		Streams: s.offer.Record.Streams,
 	})
+	if s.tracked {
+		if err := criu.SetParent(options, descriptorPath(s.images), pages.Parent); err != nil {
+			return err
+		}
+	}
 	var cause error
 	memory := make(chan error, 1)
 	callbacks := criu.Callbacks{
@@ -187,6 +193,11 @@ func (s *Source) park(ctx context.Context, memory <-chan error) error {
 	}
 	if err := <-memory; err != nil {
 		return fmt.Errorf("send memory: %w", err)
+	}
+	if s.tracked { // the target has its own
+		if err := criu.DropParent(descriptorPath(s.images), pages.Parent); err != nil {
+			return err
+		}
 	}
 	if err := s.files.sendImages(ctx, s.bulk, s.images); err != nil {
 		return err

@@ -97,6 +97,7 @@ func (s *Source) preCopy(ctx context.Context) error {
 	rounds := pages.Rounds{
 		Processes: s.processes,
 		Tracked:   features.MemTrack,
+		Hold:      s.hold,
 		Again: func(r pages.Round) (bool, error) {
 			s.result.Rounds = append(s.result.Rounds, RoundReport{Pages: r.Pages, Clean: r.Clean, Bytes: r.Bytes(), MS: milliseconds(r.Elapsed)})
 			s.emit(Event{Event: "round", Bytes: r.Bytes(), Total: r.Pages * int64(os.Getpagesize()), Detail: r.Elapsed.Round(time.Millisecond).String()})
@@ -109,7 +110,16 @@ func (s *Source) preCopy(ctx context.Context) error {
 		return err
 	}
 	s.sender.Know(shadow)
+	s.tracked = shadow.Tracked()
 	return nil
+}
+
+// hold stops the pod for the moment in which the tracking of what it writes to begins anew.
+func (s *Source) hold(ctx context.Context) (release func() error, err error) {
+	if err := s.cgroup.Freeze(ctx); err != nil {
+		return nil, errors.Join(err, s.cgroup.ThawNow())
+	}
+	return s.cgroup.ThawNow, nil
 }
 
 // processes lists the pod's processes with the ids that they have inside it.

@@ -71,6 +71,7 @@ type Source struct {
 	unhurry   func() // nil while this process does not hurry
 	stopped   bool   // a process of the pod is stopped, and the freezer is a v1 one
 	sameVDSO  bool   // the target's kernel has the same as this one, and the pod no other
+	tracked   bool   // the kernel has tracked what the pod writes since the last round
 	frozen    time.Time
 	result    Result
 	timings   timings

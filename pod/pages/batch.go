@@ -80,9 +80,20 @@ type batch struct {
 	left    uint64 // bytes of pages that are still to come for the last command
 	address uint64 // of the next of them
 	image   uint64 // bytes of pages of the present image so far
+	absent  uint64 // pages of the last command that CRIU does not send, for nobody has written to them
 	shadow  *Shadow
 	known   *shadowImage // of the present image, nil if there is none
+	trusted bool         // CRIU may leave out what is clean of it
 	stats   Stats
+}
+
+// parent is what CRIU is told about the image that it has begun: whether there is another one, to which this is what has changed.
+func (t *batch) parent() byte {
+	t.trusted = t.known != nil && t.known.process.same()
+	if !t.trusted {
+		return 0
+	}
+	return 1
 }
 
 var zeroPage = make([]byte, pageSize)
@@ -106,6 +117,13 @@ func (t *batch) reset(buf []byte) {
 func (t *batch) next() (*command, error) {
 	from := t.done
 	for len(t.marks) < maxMarks && !t.cut {
+		if t.absent > 0 {
+			var err error
+			if from, err = t.takeAbsent(from); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if t.left > 0 {
 			n := min(uint64(len(t.buf)-from), t.left) / pageSize
 			if n == 0 {
@@ -122,13 +140,21 @@ func (t *batch) next() (*command, error) {
 		if err != nil {
 			return nil, err
 		}
+		if c.clean() {
+			if !t.trusted {
+				return nil, fmt.Errorf("%w: pages of a parent", errProtocol)
+			}
+			present(t.buf[from:])
+			t.absent = c.pages
+			t.stats.Pages += int64(c.pages)
+		}
 		t.keep(from, criuHeader)
 		from += criuHeader
 		t.left, t.address = c.data(), c.address
 		t.stats.Pages += int64(t.left / pageSize)
 		if c.op == criuOpen || c.op == criuOpen2 {
 			t.image = 0
-			t.known = t.shadow.image(c.destination)
+			t.known, t.trusted = t.shadow.image(c.destination), false
 			t.stats.Images++
 		}
 		if c.op == criuOpen2 || c.op == criuClose || c.op == criuForceClose {
@@ -178,6 +204,38 @@ func (t *batch) takePages(from int, n uint64) int {
 	t.left -= uint64(end - from)
 	t.address += uint64(end - from)
 	return end
+}
+
+// takeAbsent marks the pages that CRIU did not send, as long as there is room for marks. What the target does not have, contrary to what
+// CRIU thinks, or has of another page that lay there, is read from the process and put in at from. It returns where to go on.
+func (t *batch) takeAbsent(from int) (int, error) {
+	size := int(pageSize)
+	for ; t.absent > 0 && len(t.marks) < maxMarks && !t.cut; t.absent, t.address = t.absent-1, t.address+pageSize {
+		entry, err := t.known.process.entry(t.address, t.absent)
+		if err != nil {
+			return from, err
+		}
+		if was := t.known.at(t.address); was != 0 && was == frame(entry) {
+			t.mark(true)
+			continue
+		}
+		page := make([]byte, size)
+		if err := t.known.process.read(t.address, page); err != nil {
+			return from, err
+		}
+		if isZero(page) {
+			t.mark(false)
+			continue
+		}
+		end := len(t.buf)
+		t.buf = t.buf[:end+size]
+		copy(t.buf[from+size:], t.buf[from:end])
+		copy(t.buf[from:], page)
+		t.take(from, size)
+		from += size
+		t.cut = t.done >= window || cap(t.buf)-len(t.buf) < size+maxMarks*markSize+markCount
+	}
+	return from, nil
 }
 
 // take keeps n bytes of pages at from, which will be sent.

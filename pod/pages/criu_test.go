@@ -148,8 +148,8 @@ func tmpfsDir(tb testing.TB) string {
 }
 
 // dump runs criu dump with sender as its page server and returns CRIU's own result.
-func dump(ctx context.Context, criu string, pid int, images string, sender *pages.Sender) error {
-	cmd := exec.CommandContext(ctx, criu, "dump", "-t", strconv.Itoa(pid), "-D", images, "-o", "dump.log", "-v2", "--page-server", "--ps-socket", "3")
+func dump(ctx context.Context, criu string, pid int, images string, sender *pages.Sender, flags ...string) error {
+	cmd := exec.CommandContext(ctx, criu, append(flags, "dump", "-t", strconv.Itoa(pid), "-D", images, "-o", "dump.log", "-v2", "--page-server", "--ps-socket", "3")...)
 	cmd.ExtraFiles = []*os.File{sender.File()}
 	if err := cmd.Start(); err != nil {
 		return err

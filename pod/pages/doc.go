@@ -4,9 +4,9 @@
 // sends the pages over a [stream.Conn]. On the target [Receive] writes the pagemap and pages images into a directory, meant to be on
 // tmpfs, as CRIU itself would have.
 //
-// [Rounds] sends memory ahead while the pod runs, and remembers what it sent by a hash of each page ([Shadow]): it needs no tracking by the
-// kernel, and uses that where there is one. [ReceiveRounds] writes it where CRIU looks for the images of an earlier dump, so that in the
-// pause only what is different goes over, and nothing is copied on the target.
+// [Rounds] sends memory ahead while the pod runs, and remembers what it sent ([Shadow]): by a hash of each page, or where the kernel tracks
+// what is written to, that it did; CRIU then hands over only what has changed. [ReceiveRounds] writes it where CRIU looks for the images of an
+// earlier dump, so that in the pause only what is different goes over, and nothing is copied on the target.
 //
 // What is said on the connection: JSON begin; in rounds a JSON plan for each process (its mappings, whose pages have their places in one
 // sparse image) and frames of pages with their addresses, else batches of CRIU's own commands; JSON end; and the target's JSON done.  No page touches a disk, CRIU opens no port, and the memory this takes is a few

@@ -21,6 +21,7 @@ func (s span) pages() uint64 { return (s.to - s.from) / pageSize }
 // Bits of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst).
 const (
 	pagemapEntry     = 8
+	pagemapFrame     = 1<<55 - 1 // the frame's number, or the place in the swap
 	pagemapSoftDirty = 1 << 55
 	pagemapFile      = 1 << 61 // of a file, or shared
 	pagemapSwapped   = 1 << 62
@@ -34,7 +35,7 @@ type memory struct {
 	pid     int
 	pagemap *os.File
 	chunk   []byte
-	clean   int64 // the process's own pages that were passed over because nobody has written to them
+	clean   int64 // the process's own pages that were passed over
 }
 
 func openMemory(pid int, chunk []byte) (*memory, error) {
@@ -88,9 +89,9 @@ func parseMapping(line string) (span, bool) {
 	return span{from, to}, err1 == nil && err2 == nil && from < to && to < 1<<63
 }
 
-// private calls found with each run of pages in s that are the process's own: present or swapped, and of no file. With dirty only
-// those that were written to since the last forget.
-func (m *memory) private(s span, dirty bool, found func(span) error) error {
+// private calls found with each run of pages in s that are the process's own, present or swapped and of no file, as far as keep wants them by their addresses and
+// entries of the page map.
+func (m *memory) private(s span, keep func(address, entry uint64) bool, found func(span) error) error {
 	var open span
 	for at := s.from; at < s.to; {
 		n := min((s.to-at)/pageSize, pagemapChunk)
@@ -105,7 +106,7 @@ func (m *memory) private(s span, dirty bool, found func(span) error) error {
 			e := binary.LittleEndian.Uint64(m.chunk[i:])
 			own := e&(pagemapPresent|pagemapSwapped) != 0 && e&pagemapFile == 0
 			switch {
-			case own && dirty && e&pagemapSoftDirty == 0:
+			case own && !keep(at, e):
 				m.clean++
 			case own && open.to == at:
 				open.to += pageSize
@@ -126,24 +127,24 @@ func (m *memory) private(s span, dirty bool, found func(span) error) error {
 	return nil
 }
 
-// forget has the kernel track from now on what the process writes to (soft-dirty bits, proc_pid_clear_refs(5)).
-func (m *memory) forget() error {
-	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.pid), []byte("4"), 0)
+// forget has the kernel track from now on what a process writes to (soft-dirty bits, proc_pid_clear_refs(5)).
+func forget(pid int) error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("4"), 0)
 }
 
-// read copies the memory of the spans into b, one after the other, and returns how much it got: less when a page went away meanwhile.
-func (m *memory) read(b []byte, spans []unix.RemoteIovec) (int, error) {
+// readMemory copies the memory of the spans into b, one after the other, and returns how much it got: less when a page went away meanwhile.
+func readMemory(pid int, b []byte, spans []unix.RemoteIovec) (int, error) {
 	local := []unix.Iovec{{Base: &b[0]}}
 	local[0].SetLen(len(b))
 	for {
-		n, err := unix.ProcessVMReadv(m.pid, local, spans, 0)
+		n, err := unix.ProcessVMReadv(pid, local, spans, 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.EFAULT):
 			return 0, nil
 		case err != nil:
-			return 0, fmt.Errorf("read memory of process %d: %w", m.pid, err)
+			return 0, fmt.Errorf("read memory of process %d: %w", pid, err)
 		}
 		return n / int(pageSize) * int(pageSize), nil
 	}

@@ -226,6 +226,9 @@ func (r *receiver) command(c *command) error {
 	if r.entries++; r.entries > r.limits.MaxEntries {
 		return fmt.Errorf("%w: more than %d runs of pages", ErrLimit, r.limits.MaxEntries)
 	}
+	if c.clean() {
+		return fmt.Errorf("%w: pages of a parent", errProtocol)
+	}
 	r.left = c.data()
 	r.stats.Pages += int64(r.left / pageSize)
 	if most := r.limits.MaxBytes / int64(pageSize); r.stats.Pages > most {

@@ -60,8 +60,12 @@ type Rounds struct {
 	Processes func() ([]Process, error)
 	// Again is called with each round and says whether there shall be another. Its error ends the rounds.
 	Again func(Round) (bool, error)
-	// Tracked says that the kernel can tell what a process has written to (soft-dirty bits). A later round looks at nothing else then.
+	// Tracked says that the kernel can tell what a process has written to (soft-dirty bits). A later round looks at nothing else then, and the
+	// dump can rely on it, see [Shadow.Tracked].
 	Tracked bool
+	// Hold is called when Tracked, and stops the processes until release is called: between a look at what was written to and the
+	// start of another period nothing must be.
+	Hold func(context.Context) (release func() error, err error)
 
 	conn     *stream.Conn
 	shadow   *Shadow
@@ -92,6 +96,7 @@ func (r *Rounds) Run(ctx context.Context, conn *stream.Conn) (*Shadow, error) {
 		err = stopped
 	}
 	if err != nil {
+		r.shadow.close()
 		return nil, fmt.Errorf("send memory ahead: %w", err)
 	}
 	return r.shadow, nil
@@ -164,16 +169,61 @@ func (r *Rounds) round(ctx context.Context, first bool) (err error) {
 
 // visit looks at all processes.
 func (r *Rounds) visit(ctx context.Context, first bool) error {
-	processes, err := r.Processes()
+	all, err := r.held(ctx, first)
 	if err != nil {
 		return err
 	}
-	for _, p := range processes {
-		if err := r.process(ctx, p, first); err != nil {
+	for _, l := range all {
+		if err := r.process(ctx, l); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// look is what one visit finds of a process.
+type look struct {
+	Process
+	known *shadowImage
+	fresh bool   // the target does not know of it
+	spans []span // to be looked at
+	runs  []span // pages to be read
+	clean int64
+}
+
+// held looks where the memory of all processes is. Those that are tracked stand still meanwhile, and what they write to from then on is
+// found by the next visit.
+func (r *Rounds) held(ctx context.Context, first bool) (all []*look, err error) {
+	if r.Tracked {
+		release, stopped := r.Hold(ctx)
+		if stopped != nil {
+			return nil, stopped
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
+	processes, err := r.Processes()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range processes {
+		l, err := r.look(p, first)
+		if err != nil {
+			return nil, err
+		}
+		if l != nil {
+			all = append(all, l)
+		}
+	}
+	if !r.Tracked {
+		return all, nil
+	}
+	// Only now: two of them may share their memory.
+	for _, l := range all {
+		if err := forget(l.PID); err != nil && !gone(err) {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // sample estimates what has changed since the round.
@@ -190,69 +240,86 @@ func (r *Rounds) sample(ctx context.Context) error {
 	return r.visit(ctx, false)
 }
 
-// process looks at one process. That it ends meanwhile is no error.
-func (r *Rounds) process(ctx context.Context, p Process, first bool) error {
+// look finds the pages of one process; nil if there is nothing to do. That it ends meanwhile is no error.
+func (r *Rounds) look(p Process, first bool) (*look, error) {
 	m, err := openMemory(p.PID, r.chunk)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
 	defer m.close()
-	known := r.shadow.images[ofProcess(p.Image)]
-	if known == nil && r.sampling {
-		return nil
-	}
-	if known == nil {
-		if known, err = r.begin(m, p.Image); err != nil || known == nil {
-			return err
+	l := &look{Process: p, known: r.shadow.images[ofProcess(p.Image)]}
+	switch {
+	case l.known == nil && r.sampling:
+		return nil, nil
+	case l.known == nil:
+		if l.spans, err = m.spans(); err != nil || len(l.spans) == 0 {
+			return nil, nil
 		}
-		first = true
-	}
-	var all []span
-	for _, s := range r.planned[p.Image] {
-		err := m.private(s, r.Tracked && !first, func(run span) error { all = append(all, run); return nil })
-		if err != nil {
-			return nil
+		if l.spans = r.afford(l.spans); len(l.spans) == 0 {
+			return nil, nil
 		}
+		l.fresh, first = true, true
+		l.known = &shadowImage{seed: r.shadow.seed, chunks: map[uint64]*[chunkPages]uint64{}}
+		if r.Tracked {
+			if l.known.process = track(p.PID); l.known.process == nil {
+				return nil, nil
+			}
+		}
+	case r.Tracked && (l.known.process.pid != p.PID || !l.known.process.same()):
+		return nil, nil // another one has its id now: the dump sends all of it
+	default:
+		l.spans = r.planned[p.Image]
 	}
+	keep := func(uint64, uint64) bool { return true }
 	if r.Tracked {
-		r.now.Clean += m.clean
-		// What is written to from here on is found by the next round. What was written since the map was read is found by the dump, as is
-		// everything that a round misses.
-		if err := m.forget(); err != nil {
+		keep = func(address, entry uint64) bool {
+			if first { // as if all of it had been written to
+				entry |= pagemapSoftDirty
+			}
+			return l.known.differs(address, entry)
+		}
+	}
+	for _, s := range l.spans {
+		if err := m.private(s, keep, func(run span) error { l.runs = append(l.runs, run); return nil }); err != nil {
+			if l.fresh {
+				l.known.process.close()
+			}
+			return nil, err
+		}
+	}
+	l.clean = m.clean
+	if l.fresh {
+		r.planned[p.Image], r.shadow.images[ofProcess(p.Image)] = l.spans, l.known
+	}
+	return l, nil
+}
+
+// process sends what was found of one process.
+func (r *Rounds) process(ctx context.Context, l *look) error {
+	if l.fresh {
+		if err := r.begin(l); err != nil {
 			return err
 		}
 	}
-	for _, s := range all {
+	r.now.Clean += l.clean
+	for _, s := range l.runs {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := r.span(m, p.Image, known, s); err != nil {
+		if err := r.span(l, s); err != nil {
 			return err
 		}
 	}
-	return r.flush(m, p.Image, known)
+	return r.flush(l)
 }
 
-// begin tells the target of a process. Of one with nothing to send it does not.
-func (r *Rounds) begin(m *memory, image uint32) (*shadowImage, error) {
-	spans, err := m.spans()
-	if err != nil || len(spans) == 0 {
-		return nil, nil
-	}
-	if spans = r.afford(spans); len(spans) == 0 {
-		return nil, nil
-	}
-	doc := plan{Image: image}
-	for _, s := range spans {
+// begin tells the target of a process.
+func (r *Rounds) begin(l *look) error {
+	doc := plan{Image: l.Image}
+	for _, s := range l.spans {
 		doc.Spans = append(doc.Spans, [2]int64{int64(s.from), int64(s.to)})
 	}
-	if err := r.conn.WriteJSON(typePlan, doc); err != nil {
-		return nil, err
-	}
-	r.planned[image] = spans
-	known := &shadowImage{seed: r.shadow.seed, chunks: map[uint64]*[chunkPages]uint64{}}
-	r.shadow.images[ofProcess(image)] = known
-	return known, nil
+	return r.conn.WriteJSON(typePlan, doc)
 }
 
 // afford leaves out the mappings that are too many or too large.
@@ -269,7 +336,7 @@ func (r *Rounds) afford(all []span) []span {
 }
 
 // span collects pages until a window is full.
-func (r *Rounds) span(m *memory, image uint32, known *shadowImage, s span) error {
+func (r *Rounds) span(l *look, s span) error {
 	stride := uint64(0) // to be skipped after each piece
 	if r.sampling {
 		stride = (sampleStep - 1) * pageSize
@@ -286,7 +353,7 @@ func (r *Rounds) span(m *memory, image uint32, known *shadowImage, s span) error
 		if r.size < window && len(r.pieces) < maxPieces {
 			continue
 		}
-		if err := r.flush(m, image, known); err != nil {
+		if err := r.flush(l); err != nil {
 			return err
 		}
 	}
@@ -294,7 +361,7 @@ func (r *Rounds) span(m *memory, image uint32, known *shadowImage, s span) error
 }
 
 // flush reads the pages that were collected and keeps what is news to the target.
-func (r *Rounds) flush(m *memory, image uint32, known *shadowImage) error {
+func (r *Rounds) flush(l *look) error {
 	pieces := r.pieces
 	for len(pieces) > 0 {
 		if len(r.payload) >= window || len(r.marks) > (maxMarks-maxPieces)*roundMark {
@@ -306,15 +373,18 @@ func (r *Rounds) flush(m *memory, image uint32, known *shadowImage) error {
 		if !r.sampling {
 			room = r.payload[len(r.payload):cap(r.payload)]
 		}
-		got, err := m.read(room[:r.size], pieces)
+		got, err := readMemory(l.PID, room[:r.size], pieces)
 		if err != nil {
 			return err
 		}
-		r.keep(image, known, pieces, room[:got])
+		r.keep(l, pieces, room[:got])
 		// It stops at a page that is no more: what lies behind that in the same piece is left to the dump.
 		for left := got; len(pieces) > 0 && left >= 0; pieces = pieces[1:] {
 			r.size -= pieces[0].Len
 			left -= pieces[0].Len
+			if end := uint64(pieces[0].Base) + uint64(pieces[0].Len); left < 0 && !r.sampling {
+				l.known.lose(span{end - uint64(-left), end})
+			}
 		}
 	}
 	r.pieces, r.size = r.pieces[:0], 0
@@ -322,20 +392,21 @@ func (r *Rounds) flush(m *memory, image uint32, known *shadowImage) error {
 }
 
 // keep takes from memory, which lies at the pieces, what the target does not have. In a round it was read to behind the payload.
-func (r *Rounds) keep(image uint32, known *shadowImage, pieces []unix.RemoteIovec, memory []byte) {
+func (r *Rounds) keep(l *look, pieces []unix.RemoteIovec, memory []byte) {
 	for _, p := range pieces {
 		address := uint64(p.Base)
 		for left := p.Len; left > 0 && len(memory) > 0; left -= int(pageSize) {
 			page := memory[:pageSize]
 			r.now.Pages++
 			switch {
-			case isZero(page):
 			case r.sampling:
-				if !known.has(address, page) {
+				if !isZero(page) && !l.known.has(address, page) {
 					r.changed++
 				}
-			case known.renew(address, page):
-				r.add(image, address, page)
+			case isZero(page):
+				l.known.lose(span{address, address + pageSize})
+			case l.known.renew(address, page):
+				r.add(l.Image, address, page)
 			}
 			memory, address = memory[pageSize:], address+pageSize
 		}

@@ -87,7 +87,7 @@ func channel(t *testing.T, ctx context.Context, dir string, limits pages.Limits,
 	return o
 }
 
-func (o *outcome) run(t *testing.T, ctx context.Context, dir string, limits pages.Limits, criu func(c *fakeCRIU) int32) {
+func (o *outcome) run(t *testing.T, ctx context.Context, dir string, limits pages.Limits, criu func(c *fakeCRIU) int32, known ...*pages.Shadow) {
 	t.Helper()
 	d, err := os.Open(dir)
 	if err != nil {
@@ -99,6 +99,9 @@ func (o *outcome) run(t *testing.T, ctx context.Context, dir string, limits page
 		t.Fatal(err)
 	}
 	defer sender.Close()
+	for _, k := range known {
+		sender.Know(k)
+	}
 	done := make(chan struct{}, 3)
 	go func() { o.sent, o.sendErr = sender.Run(ctx, o.source); done <- struct{}{} }()
 	go func() { o.received, o.receiveErr = pages.Receive(ctx, o.target, d, limits); done <- struct{}{} }()

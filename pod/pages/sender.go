@@ -81,10 +81,14 @@ func NewSender() (*Sender, error) {
 func (s *Sender) File() *os.File { return s.theirs }
 
 // Know names what the target holds already, which is not sent again. It is called before Run.
+//
+// Of processes that are tracked CRIU is told that there is a parent, so that it sends what has changed only: it needs track_mem and a
+// parent's inventory then.
 func (s *Sender) Know(shadow *Shadow) { s.shadow = shadow }
 
 // Close releases the sockets. It must not be called while Run runs; a Sender that was never run needs it too.
 func (s *Sender) Close() error {
+	s.shadow.close()
 	if s.ours >= 0 {
 		_ = unix.Close(s.ours) // nothing is buffered on this side
 		s.ours = -1
@@ -235,7 +239,7 @@ func (s *Sender) fill(t *batch) (closed bool, err error) {
 			return true, nil
 		}
 		if c != nil {
-			if err := unix.Send(s.ours, []byte{0}, unix.MSG_NOSIGNAL); err != nil { // no parent
+			if err := unix.Send(s.ours, []byte{t.parent()}, unix.MSG_NOSIGNAL); err != nil {
 				return false, fmt.Errorf("answer criu: %w", err)
 			}
 			continue

@@ -83,17 +83,25 @@ func (c *command) checkAdd() error {
 	if c.pages == 0 || c.pages > limit/pageSize || c.address > 1<<63 || c.address%pageSize != 0 {
 		return fmt.Errorf("%w: %d pages at %#x", errProtocol, c.pages, c.address)
 	}
-	if c.flags&^(flagParent|flagLazy|flagPresent) != 0 || c.flags&flagParent != 0 {
+	if c.flags&^(flagParent|flagLazy|flagPresent) != 0 {
 		return fmt.Errorf("%w: page flags %#x", errProtocol, c.flags)
 	}
 	return nil
 }
 
+// clean says whether the command is about pages that CRIU does not send, for nobody has written to them.
+func (c *command) clean() bool {
+	return (c.op == criuHole || c.op == criuAddFlags) && c.flags&flagParent != 0
+}
+
+// present makes the command at b one about as many pages that are sent.
+func present(b []byte) { binary.LittleEndian.PutUint32(b, criuAddFlags|flagPresent<<criuCommandBits) }
+
 // data is how many bytes of pages follow the command.
 func (c *command) data() uint64 {
 	switch c.op {
 	case criuAdd, criuAddFlags, criuHole:
-		if c.flags&flagPresent != 0 {
+		if c.flags&flagPresent != 0 && c.flags&flagParent == 0 {
 			return c.pages * pageSize
 		}
 	}
