@@ -84,6 +84,7 @@ type batch struct {
 	shadow  *Shadow
 	known   *shadowImage // of the present image, nil if there is none
 	trusted bool         // CRIU may leave out what is clean of it
+	page    []byte       // one of those that CRIU has left out
 	stats   Stats
 }
 
@@ -215,11 +216,15 @@ func (t *batch) takeAbsent(from int) (int, error) {
 		if err != nil {
 			return from, err
 		}
-		if was := t.known.at(t.address); was != 0 && was == frame(entry) {
-			t.mark(true)
+		was, now := t.known.at(t.address), frame(entry)
+		if now != 0 && was&^frameZero == now {
+			t.mark(was == now)
 			continue
 		}
-		page := make([]byte, size)
+		if t.page == nil {
+			t.page = make([]byte, size)
+		}
+		page := t.page
 		if err := t.known.process.read(t.address, page); err != nil {
 			return from, err
 		}

@@ -404,7 +404,7 @@ func (r *Rounds) keep(l *look, pieces []unix.RemoteIovec, memory []byte) {
 					r.changed++
 				}
 			case isZero(page):
-				l.known.lose(span{address, address + pageSize})
+				l.known.blank(address)
 			case l.known.renew(address, page):
 				r.add(l.Image, address, page)
 			}

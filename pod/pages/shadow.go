@@ -122,12 +122,25 @@ func (m *shadowImage) slot(address uint64) *uint64 {
 // began to track that, or it is not the page that lay there before. mremap(2) moves page tables as they are, with pages that nobody has written to.
 func (m *shadowImage) differs(address, entry uint64) bool {
 	if entry&pagemapSoftDirty == 0 {
-		if was := m.at(address); was == 0 || was == frame(entry) {
+		if was := m.at(address); was == 0 || was&^frameZero == frame(entry) {
 			return false
 		}
 	}
 	*m.slot(address) = frame(entry)
 	return true
+}
+
+// frameZero, where the page map has the soft-dirty bit, is noted beside the frame of a page that was full of zeros.
+const frameZero = pagemapSoftDirty
+
+// blank notes that the page at an address is full of zeros, which are not sent: what the target may have of it is of old.
+func (m *shadowImage) blank(address uint64) {
+	switch {
+	case m.process != nil:
+		*m.slot(address) |= frameZero
+	case m.at(address) != 0:
+		*m.slot(address) = 0
+	}
 }
 
 // frame is what an entry of the page map says of where the page lies, never 0 for one that lies somewhere.
