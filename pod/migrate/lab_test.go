@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(3) // with a job, or when none came
 	}
+	if os.Getenv(watchesClock) != "" {
+		watchClock()
+	}
 	os.Exit(m.Run())
 }
 
