@@ -6,8 +6,9 @@ import (
 	"github.com/zap-migrate/zap/e2e"
 )
 
-// TestClock moves a program whose threads look at the clock all the time, and so are often in the vDSO, to another kernel and back, twice. CRIU alone breaks it
-// as often as not: after the first move they are in a vDSO that is not saved with them.
+// TestClock moves a program whose threads look at the clock all the time, and so are often in the vDSO, to another kernel and back, twice. CRIU alone loses it
+// now and then, and stopping it until no thread is in there, without regard to the handlers of signals, did so each time: after the first move they are in a
+// vDSO that is not saved with them.
 func TestClock(t *testing.T) {
 	l := NewLab(t, "stable", "old")
 	machines := l.BootAll(Spec{Name: "stable", Kernel: l.Kernel(Stable)}, Spec{Name: "old", Kernel: l.Kernel(Oldstable)})
