@@ -5,7 +5,7 @@
 // tmpfs, as CRIU itself would have.
 //
 // [Rounds] sends memory ahead while the pod runs, and remembers what it sent ([Shadow]): by a hash of each page, or where the kernel tracks
-// what is written to, that it did; CRIU then hands over only what has changed. [ReceiveRounds] writes it where CRIU looks for the images of an
+// what is written to, by the frame that it lay in; CRIU then hands over only what has changed. [ReceiveRounds] writes it where CRIU looks for the images of an
 // earlier dump, so that in the pause only what is different goes over, and nothing is copied on the target.
 //
 // What is said on the connection: JSON begin; in rounds a JSON plan for each process (its mappings, whose pages have their places in one

@@ -181,51 +181,6 @@ func (r *Rounds) visit(ctx context.Context, first bool) error {
 	return nil
 }
 
-// look is what one visit finds of a process.
-type look struct {
-	Process
-	known *shadowImage
-	fresh bool   // the target does not know of it
-	spans []span // to be looked at
-	runs  []span // pages to be read
-	clean int64
-}
-
-// held looks where the memory of all processes is. Those that are tracked stand still meanwhile, and what they write to from then on is
-// found by the next visit.
-func (r *Rounds) held(ctx context.Context, first bool) (all []*look, err error) {
-	if r.Tracked {
-		release, stopped := r.Hold(ctx)
-		if stopped != nil {
-			return nil, stopped
-		}
-		defer func() { err = errors.Join(err, release()) }()
-	}
-	processes, err := r.Processes()
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range processes {
-		l, err := r.look(p, first)
-		if err != nil {
-			return nil, err
-		}
-		if l != nil {
-			all = append(all, l)
-		}
-	}
-	if !r.Tracked {
-		return all, nil
-	}
-	// Only now: two of them may share their memory.
-	for _, l := range all {
-		if err := forget(l.PID); err != nil && !gone(err) {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
 // sample estimates what has changed since the round.
 func (r *Rounds) sample(ctx context.Context) error {
 	if r.Tracked {
@@ -238,60 +193,6 @@ func (r *Rounds) sample(ctx context.Context) error {
 		r.sampling, r.now.Pages, r.now.Changed = false, pages, r.changed*sampleStep
 	}()
 	return r.visit(ctx, false)
-}
-
-// look finds the pages of one process; nil if there is nothing to do. That it ends meanwhile is no error.
-func (r *Rounds) look(p Process, first bool) (*look, error) {
-	m, err := openMemory(p.PID, r.chunk)
-	if err != nil {
-		return nil, nil
-	}
-	defer m.close()
-	l := &look{Process: p, known: r.shadow.images[ofProcess(p.Image)]}
-	switch {
-	case l.known == nil && r.sampling:
-		return nil, nil
-	case l.known == nil:
-		if l.spans, err = m.spans(); err != nil || len(l.spans) == 0 {
-			return nil, nil
-		}
-		if l.spans = r.afford(l.spans); len(l.spans) == 0 {
-			return nil, nil
-		}
-		l.fresh, first = true, true
-		l.known = &shadowImage{seed: r.shadow.seed, chunks: map[uint64]*[chunkPages]uint64{}}
-		if r.Tracked {
-			if l.known.process = track(p.PID); l.known.process == nil {
-				return nil, nil
-			}
-		}
-	case r.Tracked && (l.known.process.pid != p.PID || !l.known.process.same()):
-		return nil, nil // another one has its id now: the dump sends all of it
-	default:
-		l.spans = r.planned[p.Image]
-	}
-	keep := func(uint64, uint64) bool { return true }
-	if r.Tracked {
-		keep = func(address, entry uint64) bool {
-			if first { // as if all of it had been written to
-				entry |= pagemapSoftDirty
-			}
-			return l.known.differs(address, entry)
-		}
-	}
-	for _, s := range l.spans {
-		if err := m.private(s, keep, func(run span) error { l.runs = append(l.runs, run); return nil }); err != nil {
-			if l.fresh {
-				l.known.process.close()
-			}
-			return nil, err
-		}
-	}
-	l.clean = m.clean
-	if l.fresh {
-		r.planned[p.Image], r.shadow.images[ofProcess(p.Image)] = l.spans, l.known
-	}
-	return l, nil
 }
 
 // process sends what was found of one process.
@@ -320,19 +221,6 @@ func (r *Rounds) begin(l *look) error {
 		doc.Spans = append(doc.Spans, [2]int64{int64(s.from), int64(s.to)})
 	}
 	return r.conn.WriteJSON(typePlan, doc)
-}
-
-// afford leaves out the mappings that are too many or too large.
-func (r *Rounds) afford(all []span) []span {
-	var some []span
-	for _, s := range all {
-		if len(some) == maxSpans || r.reserved+s.pages() > maxReserved {
-			continue
-		}
-		r.reserved += s.pages()
-		some = append(some, s)
-	}
-	return some
 }
 
 // span collects pages until a window is full.

@@ -135,12 +135,11 @@ const frameZero = pagemapSoftDirty
 
 // blank notes that the page at an address is full of zeros, which are not sent: what the target may have of it is of old.
 func (m *shadowImage) blank(address uint64) {
-	switch {
-	case m.process != nil:
-		*m.slot(address) |= frameZero
-	case m.at(address) != 0:
-		*m.slot(address) = 0
+	if m.process == nil {
+		m.lose(span{address, address + pageSize})
+		return
 	}
+	*m.slot(address) |= frameZero
 }
 
 // frame is what an entry of the page map says of where the page lies, never 0 for one that lies somewhere.

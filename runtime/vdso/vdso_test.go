@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestFreeze stops a program that looks at the clock without end: as it comes it is in the vDSO as often as not, and with Freeze never.
+// TestFreeze stops a program that looks at the clock without end: as it comes it is in the vDSO more often than not, and with Freeze never.
 func TestFreeze(t *testing.T) {
 	c := spinner(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
