@@ -175,6 +175,7 @@ func (s *Source) lookForStopped() error {
 // sendMemory runs the page channel until CRIU has sent all pages.
 func (s *Source) sendMemory(ctx context.Context) error {
 	if err := s.bulk.WriteJSON(frameSection, section{Kind: sectionMemory}); err != nil {
+		s.sender.Abort(err)
 		return err
 	}
 	defer s.progress("memory", s.offer.Manifest.Memory)()

@@ -2,7 +2,9 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -11,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zap-migrate/zap/pod/pages"
 	"github.com/zap-migrate/zap/runtime/cgroup"
 	"github.com/zap-migrate/zap/runtime/vdso"
 )
@@ -87,4 +90,27 @@ func TestStopInTheVDSO(t *testing.T) {
 	if frozen, err := c.Frozen(); !frozen || err != nil {
 		t.Errorf("the pod runs: %v", err)
 	}
+}
+
+// TestLostBeforeMemory wants the CRIU of a pod whose target is lost just when its memory would be sent to find its page channel closed: it would wait for an
+// answer, and the pod would stand still, for as long as a CRIU may do nothing.
+func TestLostBeforeMemory(t *testing.T) {
+	noLeaks(t)
+	sender, err := pages.NewSender()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sender.Close()
+	bulk, target := pair(t)
+	s := &Source{bulk: bulk, sender: sender}
+	bulk.Stop(errors.New("the target is lost"))
+	target.Close()
+	if err := s.sendMemory(t.Context()); err == nil {
+		t.Error("memory was sent to a target that is lost")
+	}
+	within(t, "CRIU's wait for an answer", func() {
+		if n, err := sender.File().Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("CRIU reads %d bytes, %v, and not the end", n, err)
+		}
+	})
 }

@@ -108,7 +108,7 @@ func (s *Sender) Run(ctx context.Context, conn *stream.Conn) (Stats, error) {
 	defer s.conn.Pinging()()
 	release := s.conn.Watch(ctx)
 	err := s.run(ctx)
-	s.abort(err)
+	s.Abort(err)
 	if stopped := release(); stopped != nil && err != nil {
 		err = stopped
 	}
@@ -118,8 +118,9 @@ func (s *Sender) Run(ctx context.Context, conn *stream.Conn) (Stats, error) {
 	return s.stats, nil
 }
 
-// abort shuts the socket to CRIU down: a read of ours and a write of CRIU's return at once.
-func (s *Sender) abort(cause error) {
+// Abort shuts the socket to CRIU down: a read of ours and a write of CRIU's return at once, and Run ends. Who can't begin Run has to call it, for CRIU waits for
+// answers without bounds, with the pod stopped, even once its dump has failed.
+func (s *Sender) Abort(cause error) {
 	s.once.Do(func() {
 		s.stopped = cause
 		_ = unix.Shutdown(s.ours, unix.SHUT_RDWR) // fails only if CRIU has closed its end
@@ -136,11 +137,11 @@ func (s *Sender) run(ctx context.Context) error {
 	watcher.Go(func() {
 		select {
 		case <-reply.Done():
-			s.abort(errRefused)
+			s.Abort(errRefused)
 		case <-out.Done():
-			s.abort(errRefused)
+			s.Abort(errRefused)
 		case <-ctx.Done():
-			s.abort(context.Cause(ctx))
+			s.Abort(context.Cause(ctx))
 		case <-finished:
 		}
 	})
@@ -265,7 +266,7 @@ func (s *Sender) read(p []byte) (int, error) {
 		case err != nil:
 			return 0, fmt.Errorf("read from criu: %w", err)
 		case n == 0:
-			s.abort(errClosed)
+			s.Abort(errClosed)
 			return 0, s.stopped
 		}
 		return n, nil
