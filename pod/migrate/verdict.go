@@ -111,9 +111,9 @@ func (e *AbortedError) Error() string { return e.Err.Error() }
 func (e *AbortedError) Unwrap() error { return e.Err }
 
 // tellAbort tells the target to drop the pod, on the connection there is or on
-// a new one.
+// a new one. It is waited for no longer than a silent peer is at any other time: the guard tells it later.
 func (s *Source) tellAbort(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, min(tellWithin, s.Options.Idle))
 	defer cancel()
 	if s.control != nil {
 		if s.control.conn.WriteJSON(frameAbort, struct{}{}) == nil && s.control.wait(ctx, frameDiscarded) == nil {
