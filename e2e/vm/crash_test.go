@@ -52,38 +52,43 @@ func TestCrash(t *testing.T) {
 }
 
 // targetDies has one pod in each phase of the target when that loses its power. All of them go on at the source, but for two that were the target's: these
-// have stopped there.
+// have stopped there. Those two come first, one after the other: where one machine emulates two, six moves at once that all bring the same files keep each
+// other waiting for long.
 func (l *crashLab) targetDies(t *testing.T) {
-	phases := []string{"Accepted", "Receiving", "Restoring", "Prepared"}
 	var moves []*e2e.Move
-	start := func(pod e2e.Pod, phase, idle string, env ...string) {
+	start := func(pod e2e.Pod, phase string, env ...string) *e2e.Move {
 		server := l.another(len(moves))
 		server.Serve(t, "ZAP_STOP_AT=target:"+phase)
-		moves = append(moves, l.alpha.StartMove(t, pod.Name, server, e2e.MoveOptions{Args: []string{"--idle", idle}, Env: env}))
+		m := l.alpha.StartMove(t, pod.Name, server, e2e.MoveOptions{Args: []string{"--idle", patience}, Env: env})
+		moves = append(moves, m)
+		return m
 	}
 	defer func() {
 		for _, m := range moves {
 			m.Wait()
 		}
 	}()
+	given := []*e2e.Move{start(l.doomed[0], "Running")}
+	awaitStopped(t, l.beta, 1, moves...)
+	given = append(given, start(l.doomed[1], "never", "ZAP_STOP_AT=source:Committed"))
+	awaitStopped(t, l.alpha, 1, moves...)
+	phases := []string{"Accepted", "Receiving", "Restoring", "Prepared"}
+	var kept []*e2e.Move
 	for i, phase := range phases {
-		start(l.pods[i], phase, "20s")
+		kept = append(kept, start(l.pods[i], phase))
 	}
-	start(l.doomed[0], "Running", patience)
-	start(l.doomed[1], "never", patience, "ZAP_STOP_AT=source:Committed")
-	awaitStopped(t, l.beta, len(phases)+1)
-	awaitStopped(t, l.alpha, 1)
+	awaitStopped(t, l.beta, 1+len(phases), moves...)
 	l.beta.Kill()
 	l.alpha.Command("sh", "-c", `kill -CONT $(grep -l '^State:.T (stopped)' /proc/[0-9]*/status | cut -d/ -f3)`)
+	l.beta.Start(l.beta.Spec)
+	for i := range moves {
+		l.another(i) // where nobody listens yet
+	}
 	for i, phase := range phases {
-		if r := moves[i].Wait(); r.Code != 4 {
+		if r := kept[i].Wait(); r.Code != 4 {
 			t.Errorf("%s: zap migrate ended with code %d, not 4: %s", phase, r.Code, r.Stderr)
 		}
 		l.counters[i].WantProgress(t)
-	}
-	l.beta.Start(l.beta.Spec)
-	for i := range moves {
-		l.another(i)
 	}
 	l.beta.ServeFlags = append(l.beta.ServeFlags, "--listen", "0.0.0.0:"+strconv.Itoa(e2e.PeerPort))
 	l.beta.Serve(t)
@@ -92,7 +97,7 @@ func (l *crashLab) targetDies(t *testing.T) {
 		wantPod(t, l.beta, l.pods[i].Name, "")
 	}
 	for i, pod := range l.doomed {
-		if r := moves[len(phases)+i].Wait(); r.Code != 6 {
+		if r := given[i].Wait(); r.Code != 6 {
 			t.Errorf("%s: zap migrate ended with code %d, not 6: %s", pod.Name, r.Code, r.Stderr)
 		}
 		wantPod(t, l.alpha, pod.Name, "stopped")
@@ -113,14 +118,14 @@ func (l *crashLab) another(n int) *e2e.Host {
 // sourceDies has one pod in each phase of the source when that loses its power, and its pods with it, but for those that the target has
 // whole: one was committed, for another a person says so.
 func (l *crashLab) sourceDies(t *testing.T) {
-	const early, frozen, sent, decided, committed, offered = 0, 1, 2, 3, 4, 5
+	const offered, early, frozen, sent, decided, committed = 0, 1, 2, 3, 4, 5
 	var moves []*e2e.Move
-	for i, phase := range []string{early: "PreCopying", frozen: "Frozen", sent: "Sent", decided: "Sent", committed: "Committed", offered: "Offered"} {
+	for i, phase := range []string{offered: "Offered", early: "PreCopying", frozen: "Frozen", sent: "Sent", decided: "Sent", committed: "Committed"} {
 		moves = append(moves, l.alpha.StartMove(t, l.pods[i].Name, l.beta.Host, e2e.MoveOptions{
 			Args: []string{"--idle", patience}, Env: []string{"ZAP_STOP_AT=source:" + phase},
 		}))
+		awaitStopped(t, l.alpha, len(moves), moves...)
 	}
-	awaitStopped(t, l.alpha, len(l.pods))
 	for _, i := range []int{sent, decided, committed} {
 		wantPod(t, l.beta, l.pods[i].Name, "arriving")
 	}
@@ -152,12 +157,21 @@ func (l *crashLab) sourceDies(t *testing.T) {
 	}
 }
 
-// awaitStopped waits until so many zaps on the machine have stopped themselves, as ZAP_STOP_AT asks.
-func awaitStopped(t *testing.T, m *Machine, count int) {
+// awaitStopped waits until so many zaps on the machine have stopped themselves, as ZAP_STOP_AT asks, and prints how moves ended if they don't.
+func awaitStopped(t *testing.T, m *Machine, count int, moves ...*e2e.Move) {
 	t.Helper()
 	const script = `grep -l '^State:.T (stopped)' /proc/[0-9]*/status 2>/dev/null | wc -l`
+	stopped := false
+	defer func() {
+		for i, move := range moves {
+			if !stopped && move.Ended() {
+				t.Logf("move %d has ended: %v", i, move.Wait())
+			}
+		}
+	}()
 	e2e.WaitFor(t, settleTime, fmt.Sprintf("%d zaps to stop on %s", count, m.Name), func() bool {
-		return strings.TrimSpace(m.Command("sh", "-c", script)) == strconv.Itoa(count)
+		stopped = strings.TrimSpace(m.Command("sh", "-c", script)) == strconv.Itoa(count)
+		return stopped
 	})
 }
 

@@ -204,9 +204,13 @@ func (s *Source) ask(ctx context.Context) error {
 	return err
 }
 
-// attachLane makes l one of the move's bulk connections.
+// attachLane makes l one of the move's bulk connections. A busy host may have been too slow for it: the peer has said on another that it is there.
 func (s *Source) attachLane(ctx context.Context, lane int, l *line, token string, limit *stream.Limiter) (*stream.Conn, error) {
 	conn, err := l.take(ctx)
+	if err != nil {
+		s.Log.Debug("connect once more", "peer", s.Options.Peer, "error", err.Error())
+		conn, err = s.Dialer.Dial(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
