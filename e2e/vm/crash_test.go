@@ -59,7 +59,7 @@ func (l *crashLab) targetDies(t *testing.T) {
 	start := func(pod e2e.Pod, phase string, env ...string) *e2e.Move {
 		server := l.another(len(moves))
 		server.Serve(t, "ZAP_STOP_AT=target:"+phase)
-		m := l.alpha.StartMove(t, pod.Name, server, e2e.MoveOptions{Args: []string{"--idle", patience}, Env: env})
+		m := l.alpha.StartMove(t, pod.Name, server, e2e.MoveOptions{Args: []string{"--idle", patience}, Env: env, Timeout: 2 * settleTime})
 		moves = append(moves, m)
 		return m
 	}
@@ -122,7 +122,7 @@ func (l *crashLab) sourceDies(t *testing.T) {
 	var moves []*e2e.Move
 	for i, phase := range []string{offered: "Offered", early: "PreCopying", frozen: "Frozen", sent: "Sent", decided: "Sent", committed: "Committed"} {
 		moves = append(moves, l.alpha.StartMove(t, l.pods[i].Name, l.beta.Host, e2e.MoveOptions{
-			Args: []string{"--idle", patience}, Env: []string{"ZAP_STOP_AT=source:" + phase},
+			Args: []string{"--idle", patience}, Env: []string{"ZAP_STOP_AT=source:" + phase}, Timeout: 2 * settleTime,
 		}))
 		awaitStopped(t, l.alpha, len(moves), moves...)
 	}

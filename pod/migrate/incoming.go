@@ -235,7 +235,7 @@ func (in *incoming) isReady() bool {
 
 // awaitLanes waits for the source's bulk connections.
 func (in *incoming) awaitLanes(ctx context.Context) (lanes [laneCount]*stream.Conn, err error) {
-	late := time.After(10 * time.Second)
+	late := time.After(firstWithin)
 	for range lanes {
 		select {
 		case c := <-in.laneCame:

@@ -18,7 +18,7 @@ type line struct {
 }
 
 // stale is when a peer may soon lose patience with a connection on which nothing was said.
-const stale = firstWithin / 2
+const stale = firstWithin / 4
 
 // dialAhead begins to connect. Either take or drop must be called.
 func dialAhead(ctx context.Context, d Dialer) *line {

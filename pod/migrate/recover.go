@@ -211,8 +211,11 @@ type refusedError struct {
 
 func (e *refusedError) Error() string { return e.reason }
 
+// deliverWithin bounds one try to tell the target a verdict, its greeting included.
+const deliverWithin = 20 * time.Second
+
 func deliverOnce(ctx context.Context, dialer Dialer, j *Journal, verdict string) (*status, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, deliverWithin)
 	defer cancel()
 	conn, err := dialer.Dial(ctx)
 	if err != nil {

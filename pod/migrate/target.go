@@ -34,8 +34,8 @@ type Target struct {
 	spare *supervisor          // waits for a job; nil if there is none
 }
 
-// firstWithin is how long a peer may take to say what its connection is for.
-const firstWithin = 10 * time.Second
+// firstWithin is how long a peer may take to say what its connection is for, and to come for the bulk once it was accepted.
+const firstWithin = 20 * time.Second
 
 // Handle speaks with one connection of an authenticated peer, whose first
 // frame says what it is for, until it is over.

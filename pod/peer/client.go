@@ -15,7 +15,7 @@ var versions = stream.Versions{Oldest: 1, Newest: 1}
 
 const (
 	dialTimeout  = 5 * time.Second
-	greetTimeout = 5 * time.Second
+	greetTimeout = 15 * time.Second // which is for hosts that are too busy, and so are to be moved away from
 )
 
 // Client makes authenticated connections to one peer.
