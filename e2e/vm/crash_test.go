@@ -118,6 +118,7 @@ func (l *crashLab) another(n int) *e2e.Host {
 // sourceDies has one pod in each phase of the source when that loses its power, and its pods with it, but for those that the target has
 // whole: one was committed, for another a person says so.
 func (l *crashLab) sourceDies(t *testing.T) {
+	// In this order: each stands still while the next ones are on their way, and the target asks about those last that it has whole.
 	const offered, early, frozen, sent, decided, committed = 0, 1, 2, 3, 4, 5
 	var moves []*e2e.Move
 	for i, phase := range []string{offered: "Offered", early: "PreCopying", frozen: "Frozen", sent: "Sent", decided: "Sent", committed: "Committed"} {
